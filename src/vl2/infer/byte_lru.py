@@ -1,4 +1,4 @@
-"""A least-recently-used cache with a limit in bytes. Safe to share between threads."""
+"""A least-recently-used cache with a limit in bytes. It may be shared between threads."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ V = TypeVar("V")
 
 
 class ByteLRU(Generic[V]):
-    """Values by key. What was not used for longest goes first; a value above the bound is not taken in at all."""
+    """Values by key. The least recently used value is evicted first; a value above the limit is not stored."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Keep at most `max_bytes`; with 0 nothing is kept."""
+        """Keep at most `max_bytes` bytes; 0 keeps nothing. Raise UserError for a negative number."""
         if max_bytes < 0:
             raise UserError(f"the bytes of a cache must be at least 0 (0 is off), got {max_bytes}")
         self.max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, tuple[V, int]] = OrderedDict()  # the one used last is at the end
+        self._entries: OrderedDict[bytes, tuple[V, int]] = OrderedDict()  # the most recently used entry is last
         self._nbytes = 0
         self._lock = Lock()
 
@@ -34,7 +34,7 @@ class ByteLRU(Generic[V]):
         return key in self._entries
 
     def get(self, key: bytes) -> V | None:
-        """Return the value, from now on the one used last, or None."""
+        """Return the value of a key and mark it as most recently used, or return None."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -43,7 +43,10 @@ class ByteLRU(Generic[V]):
             return entry[0]
 
     def make_room(self, nbytes: int) -> bool:
-        """Drop others until a value of so many bytes fits, before it is made. False, and no change, if none does."""
+        """Evict values until `nbytes` more bytes fit. Return False, without any change, if they exceed the limit.
+
+        Called before a value is created, this keeps peak memory within the limit.
+        """
         if nbytes > self.max_bytes:
             return False
         with self._lock:
@@ -51,7 +54,7 @@ class ByteLRU(Generic[V]):
         return True
 
     def put(self, key: bytes, value: V, nbytes: int) -> None:
-        """Keep a value of so many bytes in place of what the key had, and drop others until all fit."""
+        """Store a value of `nbytes` bytes under a key, replacing an earlier one, and evict others until all fit."""
         if nbytes > self.max_bytes:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""Generate answers to a list of requests, and yield each when it is finished.
+"""Generate answers to a list of requests, decoded together, and yield their tokens as they come.
 
 Golden: generate in tests/golden/reference/model.
 """
@@ -30,10 +30,11 @@ def generate(
     reuse: Reuse | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
-    """Yield an Event per token of any request, in order within a request; each ends with a finish reason.
+    """Yield an Event for each token of each request, in order within a request. Its last Event has a finish reason.
 
-    `reuse` is what earlier calls with the same runner left; a model gets a runner of its own. Closing the iterator
-    stops the work. UserError, before anything runs, if a prompt exceeds the context.
+    `model` may be a runner; for a plain model a new runner is chosen. `reuse` holds the caches of earlier calls with
+    the same runner. `is_cancelled` is called before each step. Closing the iterator stops the work. Raise UserError,
+    before anything runs, if a prompt exceeds the context.
     """
     if not samples:
         return

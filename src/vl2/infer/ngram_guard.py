@@ -1,7 +1,7 @@
-"""A guard against loops: no passage of n tokens twice.
+"""The n-gram guard, which prevents loops: no sequence of n tokens may occur twice.
 
-A request that says nothing of it gets what the model was released with. DeepSeek-VL2 was released without; the
-DeepSeek-OCR family's own programs decode with it, and loop on some pages without.
+A request that does not set it gets the setting that the model was released with. DeepSeek-VL2 was released without a
+guard. The DeepSeek-OCR family's own programs decode with one, and loop on some pages without it.
 
 Source: released `process/ngram_norepeat.py` and `run_dpsk_ocr_image.py`.
 """
@@ -17,19 +17,19 @@ from vl2.infer.constraint import NEVER
 from vl2.model_kind import ModelKind
 from vl2.process.tokenizer import Tokenizer
 
-# Size and window of the released programs for one image. Tables repeat their cells' tags, so these may.
+# N-gram size and window of the released programs for one image. Tables repeat the tags of cells, so these are allowed.
 RELEASED_SIZES: dict[ModelKind, tuple[int, int]] = {"DeepSeek-OCR": (30, 90), "Unlimited-OCR": (35, 128)}
 TABLE_CELL = ("<td>", "</td>")
 
 
 def released_guard(kind: ModelKind, tokenizer: Tokenizer) -> tuple[int, int, tuple[int, ...]]:
-    """Return the size, the window and the allowed ids that a model was released with; a size of 0 is none."""
+    """Return the n-gram size, the window and the allowed ids that a model was released with. Size 0 means no guard."""
     size, window = RELEASED_SIZES.get(kind, (0, 0))
     return size, window, tuple(tokenizer.ids_of(TABLE_CELL) if size else ())
 
 
 def guarded_ids(prompt_ids: Sequence[int], new_ids: Sequence[int], window: int) -> Sequence[int]:
-    """Return the ids in which an n-gram may not come again: the answer, or the last of prompt and answer together."""
+    """Return the ids in which no n-gram may repeat: the answer, or with a window the last ids of prompt and answer."""
     if not window:
         return new_ids
     missing = window - len(new_ids)
@@ -37,7 +37,7 @@ def guarded_ids(prompt_ids: Sequence[int], new_ids: Sequence[int], window: int) 
 
 
 def ban_repeated_ngrams(logits_V: Tensor, ids: Sequence[int], size: int, allowed: Collection[int] = ()) -> Tensor:
-    """Forbid every id that would complete an n-gram which already occurs in `ids`, but for the allowed ones."""
+    """Set to -inf the logit of every id that would repeat an n-gram of `ids`, except the allowed ids."""
     if len(ids) < size:
         return logits_V
     prefix = tuple(ids[len(ids) - size + 1 :])

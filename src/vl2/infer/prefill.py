@@ -1,4 +1,4 @@
-"""Prefill one prompt into a cache row: copy the cached prefix, encode its images, process the rest in chunks.
+"""Prefill one prompt into a cache row: copy the cached prefix, encode the images, and process the rest in chunks.
 
 Golden: incremental_prefilling in tests/golden/reference/model.
 """
@@ -21,10 +21,10 @@ from vl2.runtime import Runner
 
 
 class Reuse:
-    """What a loaded model keeps between requests. It changes how fast an answer comes, never the answer."""
+    """The caches of a loaded model that serve later requests. They make answers faster but never change them."""
 
     def __init__(self, *, encoder_bytes: int = DEFAULT_ENCODER_BYTES, prefix_bytes: int = DEFAULT_PREFIX_BYTES) -> None:
-        """Keep encoded images and read prompts up to these sizes; 0 keeps none."""
+        """Cache encoded images and prefixes of prompts up to these numbers of bytes; 0 caches nothing."""
         self.encoder = EncoderCache(encoder_bytes)
         self.prefix = PrefixCache(prefix_bytes)
 
@@ -38,7 +38,7 @@ class Reuse:
 
 
 class Prefill:
-    """Reads one prompt into an empty one-row cache, step by step, so that others can be decoded in between."""
+    """Prefill one prompt into an empty one-row cache, step by step, so that other requests can decode in between."""
 
     def __init__(
         self,
@@ -51,8 +51,11 @@ class Prefill:
         reuse: Reuse | None = None,
         variant: str = "",
     ) -> None:
-        """`opening_id` is the token that opens an answer, where there is one. `variant` names what changes the
-        runner's model, an adapter for example: what is known of one variant is not used for another."""
+        """Hash the images and plan the chunks of a prompt. The model runs in `step` only.
+
+        `opening_id` is the token that opens an answer, if the tokenizer has one. `max_chunk` limits the tokens of a
+        chunk. `variant` names a change to the runner's model, such as an adapter: variants do not share cache entries.
+        """
         assert row.lengths == [0], f"a prompt is read into an empty row, this one holds {row.lengths}"
         self._runner, self._sample, self._row, self._reuse = runner, sample, row, reuse
         self._images = images_of(sample)
@@ -68,30 +71,31 @@ class Prefill:
             namespace=weights + str(max_chunk).encode(),
         )
         self._num_cached_chunks = 0
-        # Not of `self`: a cycle would keep the row, 60 KB a token and more, until the garbage collector comes by.
+        # A weak reference, because a cycle would keep the row in memory, 60 KB and more per token, until the garbage
+        # collector runs.
         self._steps = type(self)._run(weakref.proxy(self))
 
     @property
     def num_reused(self) -> int:
-        """Tokens of the prompt that were known when its first step was done."""
+        """The number of prompt tokens that were copied from the prefix cache; 0 before the first step."""
         return self._chunks[self._num_cached_chunks - 1].stop if self._num_cached_chunks else 0
 
     @property
     def num_left(self) -> int:
-        """Tokens of the prompt that are left to read, as far as it can be said now."""
+        """The number of prompt tokens left to prefill. Before the first step it is an estimate by the cache."""
         (read,) = self._row.lengths
         known = self._reuse.prefix.num_known(self._chunks) if self._reuse is not None and not read else 0
         return len(self._sample) - max(read, known)
 
     def step(self) -> Tensor | None:
-        """Do the next piece of work, one pass of the encoder or one chunk of the prompt.
+        """Do the next piece of work: one encoder pass or one chunk of the prompt.
 
-        Returns the float32 logits [V] after the prompt when it is read, before that None. Call it in inference mode.
+        Return the float32 logits [V] after the last chunk, and None before that. Call it in inference mode.
         """
         return next(self._steps)
 
     def finish(self) -> Tensor:
-        """Do all the work that is left and return the logits [V]."""
+        """Do all remaining work and return the logits [V]."""
         while (logits_V := self.step()) is None:
             pass
         return logits_V
@@ -100,7 +104,7 @@ class Prefill:
         encoded: dict[int, Tensor] = {}
         state_D: Tensor | None = None
         if self._reuse is not None:
-            # Now and not before: what was asked for beside it may have been read in the meantime.
+            # Look up as late as possible: another request may have stored the same prefix in the meantime.
             self._num_cached_chunks, state_D = self._reuse.prefix.restore(self._chunks, self._row)
         for number, part in enumerate(self._chunks[self._num_cached_chunks :], self._num_cached_chunks):
             wanted = self._images_in(part)
@@ -120,7 +124,7 @@ class Prefill:
         yield self._runner.logits(state_D)
 
     def _images_in(self, part: PrefillChunk) -> list[int]:
-        """Return the images of which a visual token stands in the chunk."""
+        """Return the indices of the images that have a visual token in the chunk."""
         first, stop = self._visual_range(part)
         return [i for i, image in enumerate(self._images) if image.first < stop and first < image.stop]
 
@@ -141,7 +145,7 @@ class Prefill:
 
 
 def _encode(runner: Runner, image: TiledImage, key: bytes, reuse: Reuse | None) -> Iterator[Tensor | None]:
-    """Yield None after each pass of the encoder but the last, then the image's visual tokens, which may be known."""
+    """Yield None after each encoder pass except the last, then the visual tokens. If they are cached, no pass runs."""
     known = reuse.encoder.get(key) if reuse is not None else None
     if known is not None:
         yield known
@@ -153,9 +157,10 @@ def _encode(runner: Runner, image: TiledImage, key: bytes, reuse: Reuse | None) 
 
 
 def prefill(runner: Runner, embeds_1SD: Tensor, row: Cache, chunk: int | None = None) -> Tensor:
-    """Write an embedded prompt into an empty one-row cache and return the logits of its last position, [V].
+    """Prefill an embedded prompt into an empty one-row cache and return the logits of its last position, [V].
 
-    It reuses nothing: a test holds `Prefill` equal to it.
+    It uses no cache of earlier requests; a test compares `Prefill` with it. `chunk` is the number of positions in a
+    pass; None means all.
     """
     state_D = embeds_1SD
     for part in embeds_1SD.split(chunk or embeds_1SD.shape[1], dim=1):

@@ -1,4 +1,4 @@
-"""An answer: text, ids, boxes in pixels, usage, the reason to stop; and its boxes drawn on the image."""
+"""The answer to a request: its text, ids, boxes in pixels, usage and finish reason, and a drawing of its boxes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vl2.process.grounding import Box, boxes_in_pixels
 from vl2.process.image import ImageOptions, open_image
 from vl2.process.page_blocks import PageBlock, parse_blocks, to_markdown
 
-# Eight hues that stay apart for most color-blind people (Okabe and Ito, 2008), black last.
+# Eight colors that most color-blind people can distinguish (Okabe and Ito, 2008), black last.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 
 
 def draw_boxes(image: Image.Image | str, boxes: Sequence[Box]) -> Image.Image:
-    """Return an RGB copy with each box framed and named. Line and text grow with the image."""
+    """Return an RGB copy with a frame and a label for each box. Line width and text size grow with the image."""
     canvas = open_image(image, ImageOptions()).copy()
     pen = ImageDraw.Draw(canvas)
     unit = max(2, round(min(canvas.size) / 200))
@@ -43,7 +43,7 @@ def _draw_label(
 ) -> None:
     left, top, right, bottom = pen.textbbox((0, 0), label, font=font)
     width, height, margin = right - left, bottom - top, 3
-    # Above the box where there is room, inside it otherwise; never past the right edge.
+    # Place the label above the box if there is room, otherwise inside it, and never past the right edge.
     x = max(0, min(corner[0], size[0] - width - 2 * margin))
     y = corner[1] - height - 2 * margin if corner[1] >= height + 2 * margin else corner[1]
     pen.rectangle((x, y, x + width + 2 * margin, y + height + 2 * margin), fill=color)
@@ -56,7 +56,7 @@ Size = tuple[int, int]  # (width, height) in pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Tokens of one request."""
+    """Numbers of tokens of one request."""
 
     prompt_tokens: int  # text and visual
     visual_tokens: int
@@ -69,13 +69,13 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One answer. `text` keeps the grounding tags; `boxes` and `blocks` say the same as data."""
+    """One answer. `text` keeps the grounding tags; `boxes` and `blocks` give their content as data."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     usage: Usage
-    image_sizes: tuple[Size, ...]  # of all images of the conversation, upright
+    image_sizes: tuple[Size, ...]  # of all images of the conversation, after rotation to upright
 
     @property
     def boxes(self) -> list[Box]:
@@ -85,18 +85,18 @@ class Reply:
     def boxes_on(self, image_index: int) -> list[Box]:
         """Boxes in pixels of image `image_index` (0 is the first of the conversation).
 
-        The model's text does not say which image a box belongs to; a caller who knows better says so here.
+        The model's text does not say which image a box belongs to, so the caller has to name the image.
         """
         return boxes_in_pixels(self.text, self.image_sizes, image_index)
 
     @property
     def blocks(self) -> list[PageBlock]:
-        """The blocks of the pages that a model of the DeepSeek-OCR family has read, with types, boxes and text."""
+        """The blocks, with types, boxes and text, of the pages that a model of the DeepSeek-OCR family transcribed."""
         return parse_blocks(self.text, self.image_sizes)
 
     @property
     def markdown(self) -> str:
-        """The text of the blocks without tags, an empty line between them."""
+        """The text of the blocks without tags, separated by empty lines."""
         return to_markdown(self.blocks)
 
     def draw(self, image: Image.Image | str, image_index: int | None = None) -> Image.Image:
@@ -104,7 +104,7 @@ class Reply:
         return draw_boxes(image, self.boxes if image_index is None else self.boxes_on(image_index))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the answer as the JSON object that `--json` prints."""
         return {
             "text": self.text,
             "boxes": [

@@ -132,6 +132,7 @@ def start_sequence(
     tokenizer: Tokenizer,
     kind: ModelKind = "DeepSeek-VL2",
 ) -> SequenceState:
+    """Return the state of a new answer of at most `budget` tokens. Raise UserError if its constraint does not fit."""
     options = options.with_released_guard(kind, tokenizer)
     generator = torch.Generator()
     if options.seed is None:
@@ -153,6 +154,7 @@ def start_sequence(
 
 
 def step_sequence(sequence: SequenceState, logits_V: Tensor, eos_id: int) -> Event:
+    """Choose the next token of a request from its logits, and return the event that reports it."""
     token_id = sequence.choose(logits_V)
     reason: FinishReason | None = None
     if token_id == eos_id:

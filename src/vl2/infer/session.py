@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """Turns are kept only when they are complete: an error or a stopped answer can be asked again."""
+    """A conversation with a model. A question is kept only with its answer: after an error it can be asked again."""
 
     def __init__(self, vlm: VLM, *, system: str | None = None) -> None:
         self._vlm = vlm
@@ -29,7 +29,7 @@ class Session:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The turns in OpenAI's form, with the opened images."""
+        """The turns as messages in OpenAI's format, with the opened images."""
         return to_messages(self.turns)
 
     @messages.setter
@@ -41,14 +41,17 @@ class Session:
         self.turns = [] if self._system is None else [Turn(role="system", pieces=(self._system,))]
 
     def ask(self, text: str, images: Sequence[ImageSource] = (), **options: Unpack[OptionFields]) -> Reply:
-        """Ask with all earlier turns in view, and remember the answer."""
+        """Ask a question with all earlier turns as context, and keep the question and the answer."""
         asked = [*self.turns, self._user(text, images)]
         reply = self._vlm.generate(asked, **options)
         self.turns = [*asked, _answer(reply.text)]
         return reply
 
     def stream(self, text: str, images: Sequence[ImageSource] = (), **options: Unpack[OptionFields]) -> Iterator[str]:
-        """Ask and yield the answer piece by piece. Remembered when it ends, or as far as it came when closed."""
+        """Ask a question and yield the answer piece by piece.
+
+        The turn is kept when the answer ends. If the iterator is closed earlier, the part generated so far is kept.
+        """
         asked = [*self.turns, self._user(text, images)]
         answer = ""
         try:
@@ -61,7 +64,7 @@ class Session:
                 self.turns = [*asked, _answer(answer.strip())]
 
     def _user(self, text: str, images: Sequence[ImageSource]) -> Turn:
-        # Opened once: later turns do not depend on a file that may move, or a URL that may change.
+        # Open the images once: later turns must not depend on a file that may move or a URL that may change.
         options = self._vlm.processor.image_options
         return user_turn(text, [i if isinstance(i, Image.Image) else open_image(i, options) for i in images])
 

@@ -51,7 +51,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 
 class OptionFields(TypedDict, total=False):
-    """The keyword arguments of every call that generates: the fields of GenerateOptions."""
+    """The keyword arguments of all methods that generate: the fields of GenerateOptions."""
 
     max_new_tokens: int
     temperature: float
@@ -73,14 +73,14 @@ class OptionFields(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One item of a batch, with its own options."""
+    """One conversation of a batch, with its own options."""
 
     messages: Conversation
     options: GenerateOptions = field(default_factory=GenerateOptions)
 
 
 def make_options(fields: Mapping[str, Any]) -> GenerateOptions:
-    """Check option names before values: a misspelt option is an error, never ignored."""
+    """Return the options with these values. Raise UserError for an unknown name or an invalid value."""
     known = list(GenerateOptions.__dataclass_fields__)
     unknown = [name for name in fields if name not in known]
     if unknown:
@@ -93,7 +93,7 @@ def _with_boxes(options: OptionFields, constrained: bool) -> OptionFields:
 
 
 class VLM:
-    """A model that reads images and answers."""
+    """A loaded vision-language model with its processor: it answers questions about images."""
 
     def __init__(
         self,
@@ -105,11 +105,11 @@ class VLM:
         reuse: Reuse | None = None,
         runner: Runner | None = None,
     ) -> None:
-        """`runner` is one that the model has already; None chooses one."""
+        """`runner` is an existing runner of the model; None chooses the fastest one that supports it."""
         self.model = model
         self.runner = runner or choose_runner(model)
         self.processor = processor
-        self.folder = folder  # the checkpoint's; its tokenizer files are copied on saving
+        self.folder = folder  # the checkpoint folder; `save` copies its tokenizer files
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
         self.reuse = reuse or Reuse()
 
@@ -124,11 +124,11 @@ class VLM:
 
     @property
     def weights(self) -> str:
-        """How the weights are held: "int8", "int4", or their type."""
+        """The form of the weights: "int8", "int4", or the name of their dtype."""
         return quantization_of(self.model) or str(self.model.dtype).removeprefix("torch.")
 
     def refresh(self) -> None:
-        """Take the model as it is now, after its weights have been changed, replaced or moved."""
+        """Choose a new runner and clear the caches. Call it after weights have been changed, replaced or moved."""
         self.runner = choose_runner(self.model)
         self.reuse.clear()
 
@@ -140,7 +140,7 @@ class VLM:
         system: str | None = None,
         **options: Unpack[OptionFields],
     ) -> Reply:
-        """Answer one question. An image is a path, URL, data URL, bytes or PIL image."""
+        """Answer one question about any number of images. An image is a path, URL, data URL, bytes or PIL image."""
         return self.generate(one_question(text, images, system), **options)
 
     def stream(
@@ -151,7 +151,7 @@ class VLM:
         system: str | None = None,
         **options: Unpack[OptionFields],
     ) -> ReplyStream:
-        """Yield the answer's text piece by piece. Close the iterator to stop; its `reply` is what came."""
+        """Yield the answer's text piece by piece. Close the iterator to stop; its `reply` is the answer so far."""
         return ReplyStream(self, text, images, system, options)
 
     def locate(
@@ -159,7 +159,7 @@ class VLM:
     ) -> list[Box]:
         """Return the boxes of what `query` describes, in pixels of the image.
 
-        `constrained` makes malformed boxes impossible; an object may still be said to be absent.
+        `constrained` makes malformed boxes impossible. The answer may still have no boxes.
         """
         return self.chat(locate_prompt(query, self.processor.kind), [image], **_with_boxes(options, constrained)).boxes
 
@@ -172,7 +172,10 @@ class VLM:
         constrained: bool = False,
         **options: Unpack[OptionFields],
     ) -> list[Box]:
-        """Return the boxes, in pixels of `image`, of objects of the kind that a box marks in a reference image."""
+        """Return the boxes, in pixels of `image`, of objects of the same category as the one marked in `reference`.
+
+        `box_px` marks it: x0, y0, x1, y1 in pixels. `constrained` makes malformed boxes impossible.
+        """
         marked = mark_object(reference, box_px, self.processor.image_options)
         return self.chat(
             locate_like_prompt(self.processor.kind), [marked, image], **_with_boxes(options, constrained)
@@ -181,7 +184,7 @@ class VLM:
     def describe(
         self, image: ImageSource, *, grounded: bool = False, constrained: bool = False, **options: Unpack[OptionFields]
     ) -> Reply:
-        """Describe an image; `grounded` asks for boxes around what is named, `constrained` makes them well-formed."""
+        """Describe an image. `grounded` asks for boxes around named objects; `constrained` makes them well-formed."""
         return self.chat(
             describe_prompt(grounded=grounded, kind=self.processor.kind), [image], **_with_boxes(options, constrained)
         )
@@ -191,7 +194,7 @@ class VLM:
         return Session(self, system=system)
 
     def generate(self, messages: Conversation, **options: Unpack[OptionFields]) -> Reply:
-        """Answer a whole conversation: turns, or messages in OpenAI's or the released form."""
+        """Answer a whole conversation: turns, or messages in OpenAI's format or the released one."""
         return self.batch([Request(messages=messages, options=make_options(options))])[0]
 
     def events(
@@ -201,14 +204,14 @@ class VLM:
         is_cancelled: Callable[[], bool] = lambda: False,
         **options: Unpack[OptionFields],
     ) -> Iterator[Event]:
-        """Yield an Event per generated token of a conversation."""
+        """Yield an Event for each generated token of the answer to a conversation."""
         made = make_options(options)
         return self.sample_events(self.processor.encode(messages), made, is_cancelled=is_cancelled)
 
     def sample_events(
         self, sample: Sample, options: GenerateOptions, *, is_cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[Event]:
-        """Yield an Event per generated token of a conversation that is already encoded."""
+        """Yield an Event for each generated token of the answer to a conversation that is already encoded."""
         tokenizer = self.processor.tokenizer
         return generate(
             self.runner,
@@ -227,13 +230,14 @@ class VLM:
         is_cancelled: Callable[[], bool] = lambda: False,
         **options: Unpack[OptionFields],
     ) -> list[Reply]:
-        """Answer many conversations, decoded together.
+        """Answer many conversations, decoded together. `options` apply to the items that are not a Request.
 
-        The answers are those of one by one; in bfloat16 without the kernels a near tie may be rounded otherwise.
+        The answers equal those of separate calls, except that in bfloat16 without the kernels a near tie between two
+        tokens may be rounded differently.
         """
         default = make_options(options)
         items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]
-        # A window at a time: the pixels of all images of a long list would not fit in memory.
+        # Encode one window of requests at a time: the pixels of all images of a long list would not fit in memory.
         size = ENCODED_PER_ROW * self.limits.max_num_seqs
         windows = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
         return [reply for window in windows for reply in self._answer([items[i] for i in window], window, is_cancelled)]
@@ -255,7 +259,7 @@ class VLM:
         return [builder.build() for builder in collected]
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint folder in the released layout. The folder must be new."""
+        """Write a checkpoint in the released layout into a new folder. Raise UserError if the model is quantized."""
         if quantization_of(self.model) is not None:
             raise UserError("a quantized model is not saved: `vl2 quantize` writes one from the plain checkpoint")
         save_model(
@@ -267,7 +271,7 @@ class VLM:
 
 
 class ReplyBuilder:
-    """Collects the events of one request."""
+    """Collect the events of one request into a Reply."""
 
     def __init__(self, sample: Sample) -> None:
         self._sample = sample
@@ -297,7 +301,7 @@ class ReplyBuilder:
 
 
 class ReplyStream(Iterator[str]):
-    """The text of one answer, piece by piece while it is generated. Nothing is done before the first is asked for."""
+    """Yield the text of one answer piece by piece while it is generated. Work starts with the first `next`."""
 
     def __init__(
         self, vlm: VLM, text: str, images: Sequence[ImageSource], system: str | None, options: OptionFields
@@ -314,7 +318,7 @@ class ReplyStream(Iterator[str]):
 
     @property
     def reply(self) -> Reply:
-        """The answer as far as it was generated."""
+        """The answer so far. Raise UserError before the first piece."""
         if self._builder is None:
             raise UserError("there is no reply before the first piece of the answer")
         return self._builder.build()
@@ -349,15 +353,17 @@ def load(
 ) -> VLM:
     """Load "nano" (built in), "tiny", "small" or "base" (released), a checkpoint folder, or a hub id.
 
-    `device` auto takes CUDA, then MPS, then the CPU; `dtype` auto the checkpoint's own where the device has it.
-    `weights` "int8" or "int4" quantizes a plain checkpoint while it is read; "auto" takes it as it is. `memory`, such
-    as "8GB", bounds what everything takes together: experts of a quantized folder beyond it are paged in and out. It is
-    planned for one conversation of the whole context, or for `cache_tokens` positions of several.
-    `adapter` is a folder with a LoRA adapter in PEFT's format, which is added into the weights.
+    `device` "auto" chooses CUDA, then MPS, then the CPU. `dtype` "auto" keeps the checkpoint's own type if the device
+    supports it. `weights` "int8" or "int4" quantizes a plain checkpoint while it is read; "auto" keeps it as it is.
+    `memory`, such as "8GB", limits the memory for weights, caches and work together, on the CPU only: experts of a
+    quantized folder that do not fit are paged in and out. The plan assumes one conversation of the
+    whole context, or `cache_tokens` positions of several conversations.
+    `adapter` is a folder with a LoRA adapter in PEFT's format, which is merged into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
-    `reuse` bounds the memory of encoded images and of prompts that were read, 64 and 128 MiB unless said otherwise.
+    `reuse` limits the memory for encoded images and for prefixes of prompts, by default 64 and 128 MiB.
+    Raise UserError for invalid arguments.
     """
-    # What can be refused is refused before anything is downloaded.
+    # Check the arguments before anything is downloaded.
     on, as_type, bound = check_machine(device=device, dtype=dtype, weights=weights, memory=memory)
     rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
     reuse = reuse or Reuse()
@@ -385,7 +391,7 @@ def load(
 def check_machine(
     *, device: str, dtype: str, weights: str, memory: str | int | None
 ) -> tuple[torch.device, torch.dtype | None, int | None]:
-    """Return the device, the dtype and the most bytes that `load` is to use. UserError for what is not possible."""
+    """Return the device, dtype and memory limit in bytes for `load`. Raise UserError for an invalid argument."""
     on = choose_device(device)
     as_type = choose_dtype(dtype, on)
     check_weights(weights)
@@ -393,7 +399,7 @@ def check_machine(
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name; UserError where this machine does not have it."""
+    """Return a device by name. Raise UserError if this machine does not have it."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -412,7 +418,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
-    """Return a dtype by name; None for the checkpoint's own. Automatic: float16 on GPUs without bfloat16."""
+    """Return a dtype by name, or None for the checkpoint's own type. Raise UserError for an unknown name.
+
+    "auto" is the checkpoint's own type, and float16 on GPUs without bfloat16.
+    """
     if name == "auto":
         return None if _has_bfloat16(device) else torch.float16
     if name not in DTYPES:
