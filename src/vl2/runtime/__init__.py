@@ -1,6 +1,6 @@
-"""What runs a model's three passes: `encode`, `prefill` and `decode`, in PyTorch, by the CPU kernels or as CUDA graphs.
+"""Runners execute a model's passes `encode`, `prefill` and `decode`: plain PyTorch, CPU kernels or CUDA graphs.
 
-`choose_runner` takes one when a model is opened. The model itself knows of none of them.
+`choose_runner` chooses one when a model is opened. The model does not depend on the runners.
 """
 
 from vl2.runtime.choose import choose_runner, explain_choice, explain_on

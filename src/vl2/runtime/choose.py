@@ -20,17 +20,17 @@ RUNNERS: tuple[type[CudaGraphRunner] | type[CpuRunner] | type[PlainRunner], ...]
 
 
 def choose_runner(model: VL2) -> Runner:
-    """Return the fastest runner that is for a model in evaluation mode. The model is not changed."""
+    """Return the fastest runner that supports a model in evaluation mode. The model is not changed."""
     return next(runner for runner in RUNNERS if runner.refusal(model) is None)(model)
 
 
 def explain_choice(runner: Runner, model: VL2) -> list[str]:
-    """Return which runner a model has, why it has none of those before it, and what the runner cannot do for it."""
+    """Return one line each: the name of a model's runner, why each faster runner refuses, and the runner's notes."""
     return [*_explained(runner.name, [other.refusal(model) for other in RUNNERS]), *runner.notes]
 
 
 def explain_on(device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Return which runner models of a type get on a device as a rule, and why none of those before it."""
+    """Return one line each: the usual runner for a dtype on a device, and why each faster runner refuses."""
     refusals = [other.refusal_on(device, dtype) for other in RUNNERS]
     return _explained(RUNNERS[refusals.index(None)].name, refusals)
 

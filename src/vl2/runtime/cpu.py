@@ -1,8 +1,8 @@
-"""The CPU kernels: a decoding step, a chunk of a prompt and a pass of the encoder in one call each, where that is
-possible, and otherwise module by module.
+"""The runner with CPU kernels, for bfloat16 models with plain or quantized weights.
 
-On bfloat16 models whose weights are plain or quantized. What has no kernel is done in PyTorch, so that this runner is
-for any such model; its `notes` say which of the single calls it does not make, and why.
+A decoding step, a chunk of a prompt and an encoder pass each take one fused call where the kernels support the model.
+Otherwise they run module by module, with PyTorch for modules without a kernel. The runner therefore supports any such
+model; its `notes` say which fused calls it does not make, and why.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vl2.runtime.runner import CachePool, FreshRows, new_key
 
 
 class CpuRunner:
-    """Calls the kernels."""
+    """Run the passes by the CPU kernels. See `Runner` for the methods."""
 
     name: ClassVar[str] = "CPU kernels"
 
@@ -70,7 +70,7 @@ class CpuRunner:
     def decode(self, token_ids: Sequence[int], rows: Sequence[Cache], num_rows: int) -> Tensor:
         if self._language is None:
             return self._plain.decode(token_ids, rows, num_rows)
-        # The kernels compute every row alike, whatever is beside it: no shape decides how they round.
+        # No padding to `num_rows`: the kernels compute every row the same way, whatever the number of rows.
         return self._language.decode(token_ids, rows)
 
     def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:

@@ -1,7 +1,7 @@
-"""One call of the kernels for a decoding step, a chunk of a prompt, or the blocks of the vision encoder.
+"""Fused calls of the CPU kernels: a decoding step, a chunk of a prompt, or all blocks of the vision encoder.
 
-Every row of a step is computed alike whatever is beside it, so a batch gives the bits that each request gives alone.
-Tests hold both calls equal to the modules within what bfloat16 rounds.
+Every row of a decoding step is computed the same way whatever the other rows are, so a batch gives the same bits as
+each request alone. Tests compare the calls with the modules within bfloat16's rounding error.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ class Unsupported(Exception):
 
 
 class WeightPointers:
-    """Pointers to weights on the CPU, and what keeps them valid."""
+    """Pointers to weights on the CPU. It also keeps the weights in memory, so that the pointers stay valid."""
 
     def __init__(self, root: nn.Module) -> None:
-        """Raise Unsupported where somebody follows what a module gets or gives: a single call runs no module."""
+        """Raise Unsupported if a module under `root` has a forward hook: a fused call runs no module and no hook."""
         for name, module in root.named_modules():
             if module._forward_hooks or module._forward_pre_hooks:
                 raise Unsupported(f"{name or type(module).__name__} has a hook")
-        self._kept: list[Tensor | Weights] = []  # memory that a pointer leads to, whatever becomes of the module
+        self._kept: list[Tensor | Weights] = []  # owners of the memory, in case the module lets go of its tensor
 
     def address(self, tensor: Tensor, dtype: torch.dtype | None = torch.bfloat16) -> int:
-        """Return where a weight lies. Raise Unsupported where it is of another type, not contiguous or on a device."""
+        """Return the address of a weight. Raise Unsupported if it is not a contiguous CPU tensor of this dtype."""
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != "cpu" or not tensor.is_contiguous():
             raise Unsupported(f"a weight is a {type(tensor).__name__} on {tensor.device} that kernels cannot read")
         if dtype is not None and tensor.dtype != dtype:
@@ -69,15 +69,15 @@ class WeightPointers:
         return tensor.data_ptr()
 
     def apart(self, experts: MemoryMappedExperts) -> Weights:
-        """Return the gate, up and down projections of experts that lie apart. Raises Unsupported as `address` does."""
+        """Return the gate, up and down projections of memory-mapped experts. Raise Unsupported as `address` does."""
         for matrix in experts.parameters():
             self.address(matrix)
         weights = stacks_apart(experts)
-        self._kept.append(weights)  # it has the lists of addresses that the kernels follow
+        self._kept.append(weights)  # it owns the lists of addresses that the kernels read
         return weights
 
     def matrix(self, layer: nn.Module) -> MatrixC:
-        """Return the weight of a linear layer, plain or quantized. Raises Unsupported for any other layer."""
+        """Return the weight of a linear layer, plain or quantized. Raise Unsupported for any other layer."""
         if is_plain_linear(layer):
             return MatrixC(BF16, layer.out_features, layer.in_features, self.address(layer.weight), None)
         if isinstance(layer, QuantizedLinear):
@@ -87,19 +87,19 @@ class WeightPointers:
 
 
 def stacks_apart(experts: MemoryMappedExperts) -> Weights:
-    """Return the gate, up and down projections of experts in bfloat16 that lie apart."""
+    """Return the gate, up and down projections of bfloat16 experts, each matrix at an address of its own."""
     (D, F), (gate_E, up_E, down_E) = experts.pair(0)[1].shape, experts.addresses()
     return StackC.apart(F, D, gate_E), StackC.apart(F, D, up_E), StackC.apart(D, F, down_E)
 
 
-LANES = 16  # outputs that a tile takes
+LANES = 16  # outputs of a weight in one tile
 
 
 class FusedEncoder:
-    """Runs the blocks of an encoder, whose weights' addresses it has written down."""
+    """Run all blocks of a vision encoder in one call. The addresses of its weights are recorded at creation."""
 
     def __init__(self, vision: VisionEncoder, kernels: Library) -> None:
-        """Raise Unsupported where a block is not one that the kernels know."""
+        """Raise Unsupported if the kernels do not support a block."""
         self._kernels, self._weights = kernels, WeightPointers(vision)
         blocks = [block for block in vision.blocks if isinstance(block, Block)]
         heads = {block.attn.num_heads for block in blocks}
@@ -109,9 +109,10 @@ class FusedEncoder:
         self._encoder = EncoderC(len(blocks), vision.pos_embed.shape[-1], heads.pop(), NORM_EPS, self._blocks)
 
     def run(self, x_IPD: Tensor) -> Tensor | None:
-        """Return the patches of some tiles behind the last block, [I, P, D].
+        """Return the patches of I tiles after the last block, [I, P, D].
 
-        None for rows so few that int8 weights meet 16 bits, and where the kernels do not do the shape.
+        Return None if the kernels do not support the shape, and for up to FEW_PREFILL_ROWS rows: so few rows are
+        multiplied by int8 weights with 16-bit activations, which the fused call does not do.
         """
         (I, P, _), out_IPD = x_IPD.shape, x_IPD.clone(memory_format=torch.contiguous_format)
         if I * P <= FEW_PREFILL_ROWS:
@@ -141,10 +142,13 @@ LATENT_EPS = 1e-6
 
 
 class FusedLanguage:
-    """Runs a language model whose weights' addresses it has written down in the form that the kernels read."""
+    """Run a language model in one call per decoding step or chunk of a prompt.
+
+    The addresses of its weights are recorded at creation, in the C structures that the kernels read.
+    """
 
     def __init__(self, language: LanguageModel, kernels: Library) -> None:
-        """Raise Unsupported where a layer is not one that the kernels know."""
+        """Raise Unsupported if the kernels do not support a layer."""
         decoder = language.model
         self._kernels, self._config = kernels, decoder.config
         self._weights = WeightPointers(language)
@@ -157,7 +161,7 @@ class FusedLanguage:
         self._rotary_dim, self._angles = decoder.rotary_dim, (torch.empty(0, 0), torch.empty(0, 0))
 
     def decode(self, token_ids: Sequence[int], caches: Sequence[Cache]) -> Tensor:
-        """Append one token to each of several caches of one row, and return the float32 logits that follow, [B, V]."""
+        """Append one token to each of B one-row caches, and return the float32 logits [B, V] of the next one."""
         rows, lengths = len(token_ids), [cache.lengths[0] for cache in caches]
         for cache, length in zip(caches, lengths, strict=True):
             assert length < cache.capacity, f"the cache holds {cache.capacity} positions, {length + 1} are needed"
@@ -184,9 +188,9 @@ class FusedLanguage:
         return logits_BV
 
     def prefill(self, x_1SD: Tensor, cache: Cache) -> Tensor | None:
-        """Append S embedded positions to a cache of one row, and return the state of the last, [D].
+        """Append S embedded positions to a one-row cache, and return the state of the last one, [D].
 
-        None, and nothing done, for too few rows, and where the kernels do not do the shape.
+        Return None and leave the cache unchanged if there are too few rows, or if the kernels do not support the shape.
         """
         rows, before = x_1SD.shape[1], cache.lengths[0]
         if self._least_rows is None or rows < self._least_rows:
@@ -212,7 +216,7 @@ class FusedLanguage:
         return state_D
 
     def _find_least_rows(self) -> tuple[int | None, str | None]:
-        """Return from how many rows on a prompt is for the kernels, or None and why it never is."""
+        """Return the least number of rows for which `prefill` is used, or None and the reason why it never is."""
         layers, config = list(self._layers), self._config
         matrices = [m for r in layers for m in (r.query, r.key, r.value, r.output, r.gate, r.up, r.down) if m.outputs]
         matrices += [stack.first for r in layers if r.router for stack in (r.expert_gate, r.expert_up, r.expert_down)]
@@ -223,14 +227,15 @@ class FusedLanguage:
         if any(m.outputs % LINE or m.inputs % LINE for m in matrices):
             return None, f"the sides of a weight are no multiples of {LINE}"
         kinds = {matrix.kind for matrix in matrices}
-        # As `vl2.runtime.cpu_modules` decides: fewer rows, and experts of one row each, meet the codes themselves.
+        # The same limits as in `vl2.runtime.cpu_modules`: with fewer rows, or one row for each expert on average, a
+        # quantized weight is multiplied without being dequantized, which the fused call does not do.
         least = 2 if kinds == {BF16} else FEW_PREFILL_ROWS + 1
         if INT4 in kinds and config.n_routed_experts and config.num_experts_per_tok:
             least = max(least, config.n_routed_experts // config.num_experts_per_tok + 1)
         return least, None
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines of at least so many positions, [positions, C / 2]."""
+        """Return the cosines and sines of at least so many positions, [positions, C / 2] each."""
         if len(self._angles[0]) < positions:
             count = max(positions, self._config.max_position_embeddings)
             cosines, sines = rotary_angles(torch.arange(count).unsqueeze(0), self._rotary_dim, self._config.rope_theta)
@@ -323,7 +328,10 @@ class FusedLanguage:
 
 
 def _place(layer: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
-    """Return where a layer of a one-row cache lies: keys, values, and its strides over heads and positions."""
+    """Return a cache layer's addresses of keys and values, and its strides over heads and positions in elements.
+
+    The cache has one row. With latent attention keys and values are one tensor.
+    """
     *_, head_stride, position_stride, channel_stride = layer[0].stride()
     assert channel_stride == 1, "the channels of the cache lie together"
     return layer[0].data_ptr(), layer[-1].data_ptr(), head_stride, position_stride

@@ -1,4 +1,4 @@
-"""Linear layers on a CPU in bfloat16: bias, residual and activation inside or right behind the product.
+"""Linear layers on a CPU in bfloat16: bias, residual and activation are fused into the product or follow it directly.
 
 M rows, K inputs, N outputs.
 """
@@ -28,7 +28,7 @@ from vl2.quant.quantized_matmul import linear as quantized_linear
 
 
 class PanelLinear(nn.Linear):
-    """A linear layer that a processor without bfloat16 instructions multiplies in float32, a panel at a time."""
+    """A linear layer for processors without bfloat16 instructions: it multiplies in float32, panel by panel."""
 
     def forward(self, input: Tensor) -> Tensor:
         if is_better_in_float32(input, self.weight):
@@ -42,15 +42,22 @@ class CpuLinear(PanelLinear):
 
 
 def is_plain_linear(layer: object) -> TypeGuard[nn.Linear]:
-    """Whether all that a layer does is to multiply by its weight, so that the weight may be read past it."""
+    """Return whether a layer only multiplies by its weight and adds its bias.
+
+    A kernel may then read the weight directly instead of calling the layer, which an adapter would forbid.
+    """
     return type(layer) in (nn.Linear, PanelLinear, CpuLinear)
 
 
 def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-    """Bias and sum inside the product. Not the activation: the product library takes half as long again for it."""
+    """Return a linear layer's output, its tanh GELU, or its sum with `residual`, [..., N].
+
+    oneDNN adds the bias and the residual inside the product. The activation is a separate kernel, because with a fused
+    one oneDNN takes half as long again.
+    """
     rows = x.numel() // x.shape[-1]
     is_many = is_for_kernels(rows, is_decode_step(x), is_plain=is_plain_linear(layer))
-    # PyTorch's product has no form for a CPU without bfloat16 instructions, and raises.
+    # PyTorch's fused product raises an error on a CPU without bfloat16 instructions.
     if is_plain_linear(layer) and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
         in_tiles = _linear_in_tiles(layer, x, gelu=gelu, residual=residual)
         if in_tiles is not None:
@@ -71,7 +78,10 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor 
 
 
 def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tensor | None) -> Tensor | None:
-    """Do the same where the processor has tile registers, and rows of the weight begin on lines of the cache."""
+    """Return the same as `linear` by tile registers, or None where it does not apply.
+
+    It needs a processor with tile registers, and a contiguous weight whose rows begin on cache lines.
+    """
     library, (N, K) = load_kernels(), layer.weight.shape
     if library is None or not kernels.has_tiles() or K % LINE or not layer.weight.is_contiguous():
         return None
@@ -83,8 +93,10 @@ def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tenso
 
 
 def is_for_kernels(rows: int, is_step: bool, *, is_plain: bool) -> bool:
-    """Whether so many rows are. Of plain weights any number where there are tile registers, to which one is as sixteen.
+    """Return whether a product of so many rows uses the kernels for many rows.
 
-    Else a decoding step is as the plain modules do it, or in a call of its own.
+    With tile registers these kernels are used for plain weights and any number of rows, because a tile multiplies 16
+    rows in the time of one. Otherwise a decoding step of up to MAX_DECODED_ROWS rows, and up to FEW_PREFILL_ROWS rows
+    of a prompt, are computed by the plain modules or by the fused decoding step.
     """
     return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_step else FEW_PREFILL_ROWS)

@@ -1,4 +1,4 @@
-"""Plain PyTorch: the model as it is written, on any device, in any type."""
+"""The plain PyTorch runner: it calls the model's modules, on any device and in any dtype."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vl2.runtime.runner import CachePool, FreshRows, new_key
 
 
 class PlainRunner:
-    """Calls the model."""
+    """Run the passes by calling the model. See `Runner` for the methods."""
 
     name: ClassVar[str] = "plain PyTorch"
 
@@ -43,6 +43,7 @@ class PlainRunner:
         return self.model.language.logits(states)
 
     def decode(self, token_ids: Sequence[int], rows: Sequence[Cache], num_rows: int) -> Tensor:
+        # Pad to `num_rows` rows with copies of the first: the shape of a product decides how it rounds.
         language, num_padding = self.model.language, num_rows - len(token_ids)
         ids = [*token_ids, *[token_ids[0]] * num_padding]
         ids_B1 = torch.tensor(ids, device=self.model.device).unsqueeze(1)

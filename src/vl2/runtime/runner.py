@@ -1,6 +1,6 @@
-"""The `Runner` protocol (encode, prefill, decode) and the `CachePool` that its requests take their rows from.
+"""The `Runner` protocol (encode, prefill, decode), and the `CachePool` protocol for the cache rows of its requests.
 
-I tiles of side P, Q visual tokens of each, D model width, S positions of a prompt, B requests, V vocabulary.
+I tiles of side P, Q visual tokens of each, D model width, S positions of a prompt, B requests, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from vl2.model import VL2, Cache
 
 
 class CachePool(Protocol):
-    """Where the requests that are answered together get their rows of the key-value cache."""
+    """A pool of rows of the key-value cache for the requests that are answered together."""
 
-    num_rows: int  # that may be taken at once
+    num_rows: int  # the maximum number of rows in use at once
 
     def take(self, num_positions: int) -> Cache:
-        """Return an empty cache of one row. UserError where there is no memory for it."""
+        """Return an empty cache of one row and `num_positions` positions. Raise UserError if memory is insufficient."""
 
     def give_back(self, row: Cache) -> None:
         """Free a row."""
@@ -32,47 +32,46 @@ class CachePool(Protocol):
 
 
 class Runner(Protocol):
-    """Runs the three passes of one model, in inference mode.
+    """Execute the three passes of one model in inference mode.
 
-    It knows the weights as they were when it was made. What is written into one of them it sees; after a weight has
-    been replaced or moved, make another runner.
+    A runner keeps references to the weights that the model had at the runner's creation. It sees values written into
+    these tensors in place. After a weight has been replaced or moved, create another runner.
     """
 
     name: ClassVar[str]
-    key: bytes  # no other runner has it: what one has computed is not another's
-    model: VL2  # what computes whatever the runner has no faster way for; it shares its weights with the model given
+    key: bytes  # unique to this runner: cached results of one runner are not used by another
+    model: VL2  # computes what the runner has no faster way for; shares its weights with the original model
 
     @staticmethod
     def refusal_on(device: torch.device, dtype: torch.dtype) -> str | None:
-        """Return why this runner is for no model of a type on a device, in one sentence; None where it may be."""
+        """Return in one sentence why this runner supports no model of a dtype on a device, or None if it may."""
 
     @classmethod
     def refusal(cls, model: VL2) -> str | None:
-        """Return why this runner is not for a model, in one sentence; None where it is."""
+        """Return in one sentence why this runner does not support a model, or None if it does."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """Which of its faster ways the runner does not take with this model, and why, a sentence each."""
+        """The fast paths that the runner cannot use for this model, with the reason, one sentence each."""
 
     def encode(self, tiles_I3PP: Tensor) -> Tensor:
         """Return the visual tokens of each tile, [I, Q, D]."""
 
     def prefill(self, embeds_1SD: Tensor, row: Cache) -> Tensor:
-        """Append embedded positions of a prompt to a row, and return the state of the last after the norm, [D]."""
+        """Append embedded positions of a prompt to a row, and return the last one's state after the final norm, [D]."""
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return the float32 logits of states [..., D], [..., V]."""
+        """Return the float32 logits [..., V] of states [..., D]."""
 
     def decode(self, token_ids: Sequence[int], rows: Sequence[Cache], num_rows: int) -> Tensor:
-        """Append one token to each row and return the float32 logits that follow, [B, V]; the next call may overwrite
-        them.
+        """Append one token to each row and return the float32 logits [B, V] of the next one.
 
-        `rows` come from one pool. Computed as `num_rows` rows wherever the shape of a pass decides how it rounds: then
-        what an answer is does not depend on what is decoded beside it.
+        The next call may overwrite the logits. `rows` come from one pool. If the shape of a pass affects rounding, the
+        pass is computed with `num_rows` rows, so that an answer does not depend on the other requests.
         """
 
     def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:
-        """Return a pool of up to `num_rows` rows of at most `longest` positions, and `total` positions of all."""
+        """Return a pool of up to `num_rows` rows with at most `longest` positions each and `total` positions in all."""
 
 
 _COUNT = count()
@@ -84,7 +83,7 @@ def new_key() -> bytes:
 
 
 class FreshRows:
-    """A pool that allocates each row as it is taken, no larger than it must be."""
+    """A pool that allocates each row when it is taken, with exactly the positions asked for."""
 
     def __init__(self, model: VL2, num_rows: int) -> None:
         self.num_rows = num_rows
