@@ -96,7 +96,7 @@ class JsonSchema:
         return hash(self.text)
 
     def start(self, tokenizer: Tokenizer, max_new_tokens: int) -> JsonState:
-        del max_new_tokens  # an answer that is cut off ends for "length", as without a schema
+        del max_new_tokens  # a cut-off answer gets the finish reason "length", as without a schema
         matcher = _library().LLMatcher(_tokenizer(tokenizer), self._grammar, log_level=0)
         _check(matcher.get_error())
         return JsonState(matcher)
@@ -113,7 +113,7 @@ def check_whole(constraint: Constraint | None, text: str, finish_reason: str, nu
         value = json.loads(text)
     except ValueError:
         is_whole = False
-    else:  # after a number that was cut off more digits could have followed, so it does not count as whole
+    else:  # a number may have been cut off between two digits, so it is whole only after a normal stop
         is_whole = finish_reason == "stop" or isinstance(value, dict | list | str)
     if is_whole:
         return

@@ -49,7 +49,7 @@ def chunk_ends(sample: Sample, image_stops: Sequence[int], opening_id: int | Non
     slots = sample.image_mask.nonzero().flatten()
     behind_images = [int(slots[stop - 1]) + 1 for stop in image_stops]
     openings = sample.input_ids == (-1 if opening_id is None else opening_id)
-    behind_openings = [int(place) + 2 for place in openings.nonzero().flatten()]  # "<...>:"
+    behind_openings = [int(place) + 2 for place in openings.nonzero().flatten()]  # two tokens: "<...>" and ":"
     length, ends, last = len(sample), [], 0
     for end in sorted({*behind_images, *behind_openings, length}):
         while longest is not None and min(end, length) - last > longest:

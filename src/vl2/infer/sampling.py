@@ -27,7 +27,7 @@ WHOLE_NUMBERS = (
 )  # fmt: skip
 UNSAID = ("seed", "no_repeat_ngram_size")  # options that may be None
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
-SEEDS = range(-(2**63), 2**64)  # what PyTorch's generators take
+SEEDS = range(-(2**63), 2**64)  # seeds that PyTorch's generators accept
 LEAST_TEMPERATURE = 1e-6  # dividing float32 by less may give NaN, and the likeliest id would be drawn anyway
 MOST_TEMPERATURE = 1e30  # all ids are equally likely long before this; larger divisors may exceed float32
 
@@ -44,7 +44,7 @@ class GenerateOptions:
     top_p: float = 1.0
     top_k: int = 0  # 0: off
     min_p: float = 0.0
-    repetition_penalty: float = 1.0  # over the prompt's ids and the new ones
+    repetition_penalty: float = 1.0  # applied to the ids of prompt and answer
     frequency_penalty: float = 0.0  # -2..2, as in OpenAI's API: subtracted for each time that an id was generated
     presence_penalty: float = 0.0  # -2..2: subtracted once from the logit of every id that was generated
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these ids; -100..100

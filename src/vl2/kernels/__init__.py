@@ -1,7 +1,7 @@
-"""CPU kernels in C++, built without PyTorch's headers. Every operation also has a plain PyTorch implementation.
+"""CPU kernels in C++, built without PyTorch's headers.
 
-`load_kernels()` gives the loaded library or None; what uses it has a plain PyTorch way beside it, and tests hold both
-equal.
+`load_kernels()` returns the loaded library or None. Every caller also has a plain PyTorch implementation, and tests
+compare the two.
 """
 
 from vl2.kernels.library import Library, describe_kernels, load_kernels

@@ -1,7 +1,7 @@
-"""Compiling the kernels: one small library per level of instructions, a few seconds each.
+"""Compile the kernels: one small library for each instruction level, in a few seconds each.
 
-Imported by the build hook of the package as well, so it needs the standard library alone. A library's name holds a hash
-of its sources, so that one of other sources is never taken.
+The package's build hook imports this file too, so it uses only the standard library. The file name of a library
+contains a hash of the sources, so that a library built from other sources is never loaded.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class Level:
-    """A set of instructions: what the compiler may use, and what the processor must name among its flags."""
+    """An instruction level: the compiler flags for it, and the CPU flags that a processor must have."""
 
     name: str
-    flags: tuple[str, ...]
-    needs: frozenset[str]
+    flags: tuple[str, ...]  # of the compiler
+    needs: frozenset[str]  # names as in /proc/cpuinfo
 
     @property
     def has_bfloat16_products(self) -> bool:
@@ -51,13 +51,13 @@ PORTABLE = Level("portable", (), frozenset())
 
 
 def levels() -> tuple[Level, ...]:
-    """Return the levels of this kind of processor, best first."""
+    """Return the levels of this processor architecture, best first."""
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     return (*X86_LEVELS, PORTABLE) if is_x86 else (PORTABLE,)
 
 
 def supported_levels() -> tuple[Level, ...]:
-    """Return the levels that this processor runs, best first."""
+    """Return the levels that this processor supports, best first."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -67,6 +67,7 @@ def supported_levels() -> tuple[Level, ...]:
 
 
 def source_hash() -> str:
+    """Return 16 hexadecimal digits that depend on all sources and compiler flags."""
     content = hashlib.sha256()
     for path in sorted(SOURCES.iterdir()):
         content.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -75,21 +76,25 @@ def source_hash() -> str:
 
 
 def file_name(level: Level) -> str:
+    """Return the file name of a level's library, which contains the hash of its sources."""
     return f"libvl2-{level.name}-{source_hash()}.so"
 
 
 def find_compiler() -> str | None:
-    """Return the C++ compiler: that of the environment variable CXX, or the first of the usual names."""
+    """Return the path of the C++ compiler in the environment variable CXX or of the first usual name found, or None."""
     named = os.environ.get("CXX")
     candidates = (named, *COMPILERS) if named else COMPILERS
     return next((found for name in candidates if (found := shutil.which(name))), None)
 
 
 def build(level: Level, folder: Path, compiler: str) -> Path:
-    """Compile one level into a folder and return the library. RuntimeError with the compiler's words where it fails."""
+    """Compile one level into a folder and return the library's path.
+
+    Raise RuntimeError with the compiler's message if it fails or takes longer than TIMEOUT_S.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / file_name(level)
-    # Into a file of its own, then renamed: two processes may build at once, and none may see half a library.
+    # Build a temporary file and rename it: two processes may build at once, and neither may load half a library.
     handle, scratch = tempfile.mkstemp(suffix=".so", dir=folder)
     os.close(handle)
     try:

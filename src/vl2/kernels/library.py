@@ -1,8 +1,9 @@
-"""Finding, building and loading the kernels.
+"""Find, build and load the kernels.
 
-Looked for in the package (built when it was installed), then in the user's cache; built into that cache when there is
-a C++ compiler and neither has one that can be opened. `VL2_KERNELS=off` does without them, and `VL2_KERNELS=amx`,
-`avx512`, `avx2` or `portable` takes that level. A better level that cannot be had is named in a warning, once.
+A library is searched for in the package, where the installation builds it, and then in the user's cache folder. If
+neither has one that can be opened and there is a C++ compiler, it is built into the cache folder. `VL2_KERNELS=off`
+disables the kernels; `VL2_KERNELS=amx`, `avx512`, `avx2` or `portable` selects an instruction level. If a better level
+is supported by the processor but not available, one warning says so.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PrefillChunkC, Ste
 LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
 BUILT = Path(__file__).parent / "lib"
-NOT_EXECUTABLE = "failed to map segment"  # what the loader says where a file system holds no programs
-missed: dict[str, str] = {}  # levels that this processor runs and that could not be had, with the reason
+NOT_EXECUTABLE = "failed to map segment"  # the loader's message for a file system that is mounted noexec
+missed: dict[str, str] = {}  # levels that this processor supports but that could not be loaded, with the reason
 
 
 class Library:
@@ -80,18 +81,21 @@ class Library:
         self.from_int4 = _function(loaded, "vl2_from_int4", pointer, pointer, number, number, pointer, number)
         self.unpack_int4 = _function(loaded, "vl2_unpack_int4", pointer, pointer, number, number, pointer, number)
         self.unpack_int4.restype = number
-        # Two pools of threads on the same cores wait for each other: ours are PyTorch's.
+        # Use PyTorch's OpenMP threads: two thread pools on the same cores would slow each other down.
         runtime = _openmp_runtime()
         self.shares_threads = runtime is not None and bool(loaded.vl2_use_openmp(str(runtime).encode()))
 
 
 def load_kernels() -> Library | None:
-    """Return the kernels for this machine, or None. The first call may compile them, which takes some seconds."""
+    """Return the kernels for this machine, or None. The first call may compile them, which takes some seconds.
+
+    Raise UserError if the environment variable VL2_KERNELS names no supported level.
+    """
     return kernels_of_level(os.environ.get(VARIABLE, ""))
 
 
 def describe_kernels() -> str:
-    """Say in a line which kernels are in use, and why better ones are not."""
+    """Return one line that says which kernels are in use, and why better ones are not."""
     wanted, library = os.environ.get(VARIABLE, ""), load_kernels()
     said = f"none, as {VARIABLE} says" if wanted == "off" else library.level if library is not None else "none"
     return "; ".join([said, *(f"{level} could not be had: {why}" for level, why in missed.items())])
@@ -99,7 +103,10 @@ def describe_kernels() -> str:
 
 @cache
 def kernels_of_level(wanted: str) -> Library | None:
-    """Return the kernels of a level by its name, or the best that can be had for ""; UserError for an unknown one."""
+    """Return the kernels of a level by name, or for "" those of the best available level; None if there are none.
+
+    Raise UserError for a level that this processor does not support. Log a warning if a better level is not available.
+    """
     if wanted == "off":
         return None
     supported = supported_levels()
@@ -118,7 +125,7 @@ def kernels_of_level(wanted: str) -> Library | None:
 
 def _load(level: Level) -> Library | None:
     found = next((library for path in _places(level) if (library := _opened(path, level)) is not None), None)
-    if found is not None or NOT_EXECUTABLE in missed.get(level.name, ""):  # what is built would not open either
+    if found is not None or NOT_EXECUTABLE in missed.get(level.name, ""):  # a build would not open either
         return found
     compiler = find_compiler()
     if compiler is None:
@@ -127,19 +134,19 @@ def _load(level: Level) -> Library | None:
     try:
         return _opened(build(level, cache_folder(), compiler), level)
     except (OSError, RuntimeError) as error:
-        # A compiler may be too old for a level: the next one, and the plain way, give the same answers.
+        # The compiler may be too old for a level. Then the next level or plain PyTorch is used.
         missed[level.name] = next((line for line in str(error).splitlines() if "error" in line), str(error))
         return None
 
 
 def _places(level: Level) -> Iterator[Path]:
-    """Yield the files of a level that are there: in the package, then in the cache, if this user can have one."""
+    """Yield the existing library files of a level: in the package, then in the cache folder if the user has a home."""
     folders = [BUILT]
     with contextlib.suppress(RuntimeError):
         folders.append(cache_folder())
     for folder in folders:
         path = folder / file_name(level)
-        if os.path.isfile(path):  # of a path that this user may not look at it says no
+        if os.path.isfile(path):  # unlike Path.is_file it returns False where permission is denied
             yield path
 
 
@@ -154,7 +161,7 @@ def _opened(path: Path, level: Level) -> Library | None:
 
 
 def cache_folder() -> Path:
-    """Return where what is built is kept. RuntimeError where the user has no home."""
+    """Return the folder for compiled libraries. Raise RuntimeError if the user has no home folder."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "vl2" / "kernels"
 
@@ -166,7 +173,7 @@ def _function(loaded: ctypes.CDLL, name: str, *arguments: type) -> ctypes._Named
 
 
 def _openmp_runtime() -> Path | None:
-    """Return the OpenMP runtime that PyTorch has loaded into this process."""
+    """Return the path of the OpenMP runtime that PyTorch has loaded into this process, or None if it is not found."""
     torch.get_num_threads()
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")

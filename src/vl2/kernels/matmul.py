@@ -1,14 +1,14 @@
-"""Matrix products on the CPU: rows of bfloat16 times a bfloat16, int8 or int4 weight.
+"""Matrix products on the CPU: bfloat16 rows times a bfloat16, int8 or int4 weight.
 
 M rows, K inputs, N outputs.
 
-- bfloat16, with tile registers (AMX): `multiply_rows_in_tiles`, by csrc/gemm.h.
-- bfloat16, on a processor without instructions for it: `linear_in_float32`, a panel of the weight at a time. Most
-  desktop processors have none, and PyTorch then emulates the product at a sixth to an eighth of the speed at which the
-  same processor multiplies float32 (Zen 3, 256 rows: 8 and 61 GFLOP/s). Converting a panel to float32 takes as long as
-  multiplying some ten rows by it, so fewer rows are left to PyTorch. Sums are in float32 either way.
-- int8: the rows are rounded to 8 bits and multiplied as integers, with tile registers by csrc/gemm.h and otherwise by
-  csrc/int8.h around PyTorch's integer product. Both give the same bits.
+- bfloat16 with tile registers (AMX): `multiply_rows_in_tiles`, which uses csrc/gemm.h.
+- bfloat16 on a processor without bfloat16 instructions: `linear_in_float32`, one panel of the weight at a time. Most
+  desktop processors lack these instructions. PyTorch then emulates the product at a sixth to an eighth of the speed of
+  float32 on the same processor (Zen 3, 256 rows: 8 and 61 GFLOP/s). Converting a panel to float32 takes as long as
+  multiplying about ten rows by it, so fewer rows are left to PyTorch. Sums are in float32 either way.
+- int8: the rows are rounded to 8 bits and multiplied as integers. With tile registers csrc/gemm.h does this, otherwise
+  csrc/int8.h together with PyTorch's integer product. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -25,31 +25,32 @@ from torch.nn import functional as F
 from vl2.kernels.library import Library
 from vl2.kernels.structures import BF16, INT8, MatrixC
 
-MAX_DECODED_ROWS = 64  # rows of different requests that may take a decoding step together
-LEAST_ROWS = 8  # for a product in float32
-PANEL_BYTES = 4 << 20  # of float32 weights at a time: what a core's caches hold
-LANES = 16  # outputs: PyTorch's integer product takes no fewer
+MAX_DECODED_ROWS = 64  # the maximum number of requests in one decoding step
+LEAST_ROWS = 8  # the fewest rows that are multiplied in float32
+PANEL_BYTES = 4 << 20  # bytes of float32 weights in a panel, which fits into a core's caches
+LANES = 16  # the fewest outputs that PyTorch's integer product supports
 LINE = 32  # bfloat16 numbers in a cache line
-GROUP = 32  # the number of inputs is padded to a multiple of this
+GROUP = 32  # `matmul` pads the number of inputs to a multiple of this
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
 def is_decode_step(x: Tensor) -> bool:
-    """Whether these are one row of each of several requests, [B, 1, ...], and not many of one, [1, S, ...].
+    """Return whether the rows are one of each of several requests, [B, 1, D], and not several of one, [1, S, D].
 
-    Rows without a batch, [N, ...], are taken for those of several requests.
+    Rows without a batch dimension, [N, D], count as rows of several requests.
     """
     return x.dim() < 3 or x.shape[-2] == 1
 
 
 @cache
 def has_bfloat16_products() -> bool:
-    """Whether this CPU has instructions for bfloat16 products, and PyTorch the library that uses them."""
+    """Return whether this CPU has bfloat16 instructions and PyTorch has oneDNN, which uses them."""
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def is_better_in_float32(x: Tensor, weight: Tensor) -> bool:
+    """Return whether a bfloat16 product on this CPU is faster in float32; never with gradients."""
     return (
         x.dtype == weight.dtype == torch.bfloat16
         and x.device.type == "cpu"
@@ -60,7 +61,7 @@ def is_better_in_float32(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear_in_float32(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """Return x times the weight's transpose, plus the bias, [..., N], in the type of x."""
+    """Return x times the transposed weight plus the bias, [..., N], in the dtype of x."""
     N, K = weight_NK.shape
     return matmul_panels(x, N, K, lambda first, last: weight_NK[first:last].float(), bias_N)
 
@@ -68,9 +69,9 @@ def linear_in_float32(x: Tensor, weight_NK: Tensor, bias_N: Tensor | None = None
 def matmul_panels(
     x: Tensor, N: int, K: int, panel: Callable[[int, int], Tensor], bias_N: Tensor | None, multiple: int = 1
 ) -> Tensor:
-    """Return x times the transpose of a weight [N, K], plus the bias, [..., N], in the type of x.
+    """Return x times a transposed weight [N, K] plus the bias, [..., N], in the dtype of x.
 
-    `panel` gives outputs first to last of the weight as float32; first is a multiple of `multiple`.
+    `panel(first, last)` returns the rows first : last of the weight in float32. `first` is a multiple of `multiple`.
     """
     x_MK = x.reshape(-1, K).float()
     out_MN = x.new_empty(len(x_MK), N)
@@ -84,7 +85,7 @@ def matmul_panels(
 
 @dataclass(frozen=True)
 class Int8Rows:
-    """Rows, each rounded by its own largest number: x is about codes * scales."""
+    """Rows rounded to int8, each with a scale from its largest absolute value: x is approximately codes * scales."""
 
     codes_MK: Tensor  # int8
     scales_M: Tensor  # float32
@@ -94,7 +95,7 @@ class Int8Rows:
 
 
 def round_rows(kernels: Library, x_MK: Tensor) -> Int8Rows:
-    """Round bfloat16 rows."""
+    """Round bfloat16 rows to int8."""
     assert x_MK.dtype == torch.bfloat16, f"the kernels round bfloat16, got {x_MK.dtype}"
     (M, K), x_MK = x_MK.shape, x_MK.contiguous()
     rounded = Int8Rows(torch.empty(M, K, dtype=torch.int8), torch.empty(M))
@@ -114,11 +115,10 @@ def int8_linear(
     gelu: bool = False,
     residual_MN: Tensor | None = None,
 ) -> Tensor:
-    """Return x, its rows rounded to 8 bits, times an int8 weight's transpose plus a bias, or the tanh GELU of that.
+    """Return x times a transposed int8 weight plus a bias, [M, N]: as it is, as tanh GELU, or plus `residual_MN`.
 
-    Or, rounded, that added to `residual`.
-
-    All but the codes and their scales is bfloat16; the result is [M, N].
+    The rows of x are rounded to 8 bits. The product is rounded to bfloat16 before the residual is added. All tensors
+    are bfloat16 except the codes and their scales.
     """
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
     in_tiles = multiply_rows_in_tiles(
@@ -143,7 +143,10 @@ def int8_linear_rounded(
     residual_MN: Tensor | None = None,
     out_MN: Tensor,
 ) -> Tensor:
-    """Write the same of rows that are rounded already, by PyTorch's product, and return it."""
+    """Write the result of `int8_linear` for rows that are already rounded into `out_MN`, and return it.
+
+    It uses PyTorch's integer product.
+    """
     (M, _), N, threads = x.codes_MK.shape, len(codes_NK), torch.get_num_threads()
     sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
     kernels.from_int32_sums(
@@ -175,16 +178,17 @@ def multiply_rows_in_tiles(
     gelu: bool = False,
     residual_MN: Tensor | None = None,
 ) -> Tensor | None:
-    """Return x times a weight's transpose plus a bias, [M, N], or the tanh GELU of that; or that added to `residual`.
+    """Return x times a transposed weight plus a bias, [M, N]: as it is, as tanh GELU, or plus `residual_MN`.
 
-    All is bfloat16, the last dimension contiguous; or the weight is int8 with a scale for each output, and rows of x
-    are rounded to 8 bits. The result is rounded before it is added to `residual`. Its rows may lie further apart
-    than N. Returns None where the kernel does not do this shape, or the processor has no tile registers.
+    All tensors are bfloat16 and contiguous in the last dimension; or the weight is int8 with a scale for each output,
+    and the rows of x are rounded to 8 bits. The product is rounded to bfloat16 before the residual is added. The row
+    stride of the result may exceed N. Return None if the kernel does not support the shape, or if the processor has no
+    tile registers.
     """
     (M, K), N = x_MK.shape, len(weight_NK)
     assert x_MK.dtype == torch.bfloat16, f"the kernels take bfloat16, got {x_MK.dtype}"
     assert (weight_NK.dtype == torch.int8) == (scales_N is not None), "int8 alone has scales"
-    # A row begins on a line of the cache: what lies across two of them is written twice.
+    # Start every row on a cache line: a store that crosses two lines costs two writes.
     out_MN = x_MK.new_empty(M, -(-N // LINE) * LINE)[:, :N]
     scales_at, bias_at, residual_at = (None if t is None else t.data_ptr() for t in (scales_N, bias_N, residual_MN))
     product = RowsProductC(
@@ -196,10 +200,10 @@ def multiply_rows_in_tiles(
 
 
 def matmul(kernels: Library, weight: MatrixC, x_MK: Tensor) -> Tensor:
-    """Return x times the weight's transpose, float32 [M, N]. Each row has the same bits whatever rows are beside it.
+    """Return x times the transposed weight, float32 [M, N]. The bits of a row do not depend on the other rows.
 
-    Inputs are bfloat16. Float32 ones are split into the bfloat16 number nearest to each and what is left, so that 16
-    bits of them take part.
+    x is bfloat16 or float32. A float32 number is split into the nearest bfloat16 number and the remainder in bfloat16,
+    so that 16 bits of it are used.
     """
     if x_MK.dtype == torch.float32:
         high_MK = x_MK.to(torch.bfloat16)

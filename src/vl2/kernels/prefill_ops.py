@@ -1,7 +1,7 @@
-"""What prefill and the encoder compute between matrix products (csrc/row_ops.h), and gated MLPs (csrc/prefill_moe.h).
+"""The operations of prefill and encoder between matrix products (csrc/row_ops.h), and gated MLPs (csrc/prefill_moe.h).
 
-For bfloat16 tensors on a CPU. `vl2.runtime.cpu_modules` calls these instead of the model's plain functions, and falls
-back to those where a kernel does not support a shape. Tests compare the two.
+They take bfloat16 tensors on a CPU. `vl2.runtime.cpu_modules` calls them instead of the model's plain functions, and
+falls back to those if a kernel does not support a shape. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
 class RowsC(ctypes.Structure):
-    """Rows of channels that lie together; strides in elements."""
+    """Rows with contiguous channels; strides in elements."""
 
     _fields_ = [("data", _POINTER), ("batch", _INT), ("head", _INT), ("row", _INT)]
 
@@ -51,7 +51,7 @@ class ExpertRowsC(ctypes.Structure):
 
 
 def applies(*tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors."""
+    """Return whether the kernels can be used for these tensors: bfloat16 on a CPU, and gradients are off."""
     return (
         all(t.device.type == "cpu" and t.dtype == torch.bfloat16 and t.stride(-1) == 1 for t in tensors)
         and not torch.is_grad_enabled()
@@ -60,15 +60,16 @@ def applies(*tensors: Tensor) -> bool:
 
 
 def has_tiles() -> bool:
-    """Whether the kernels multiply in tile registers."""
+    """Return whether the loaded kernels multiply in tile registers (AMX)."""
     kernels = load_kernels()
     return kernels is not None and kernels.level == "amx"
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, prefix_length: int | None, scale: float) -> Tensor | None:
-    """Return the attention in which query i sees keys 0..prefix_length + i, with None every key, as a [B, H, S, C].
+    """Return the attention output [B, H, S, C], with the C of the values. It is contiguous as [B, S, H, C].
 
-    Returns None where the kernel does not do this shape.
+    Query i sees the keys 0..prefix_length + i, or all keys if `prefix_length` is None. Return None if the kernel does
+    not support the shape.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
@@ -91,10 +92,11 @@ def run_experts(
     weights: Weights,
     hidden: int,
 ) -> Tensor | None:
-    """Return rows sorted by expert, `counts_E` copies of tokens for each, through their gated MLPs, [M, D].
+    """Return the output rows of the experts' gated MLPs, sorted by expert, [M, D].
 
-    `weights` are gate and up [E, `hidden`, D] and down [E, D, `hidden`], each matrix contiguous. Without
-    `token_index_M` the rows are the tokens. Returns None where the kernel does not do this shape.
+    Row m is the token `token_index_M[m]`, or the token m if that is None; `counts_E` are the rows of each expert.
+    `weights` are gate and up [E, hidden, D] and down [E, D, hidden], each matrix contiguous. Return None if the kernel
+    does not support the shape.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
@@ -110,7 +112,7 @@ def run_experts(
 
 
 def normalize(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """Return weight * x / rms(x); both are contiguous."""
+    """Return the RMS norm over the last dimension, weight * x / rms(x). Both tensors must be contiguous."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     out, D = torch.empty_like(x), x.shape[-1]
@@ -121,7 +123,7 @@ def normalize(x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tensor:
-    """Return the layer norm over the last dimension. All are contiguous."""
+    """Return the layer norm over the last dimension. All tensors must be contiguous."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     out, D = torch.empty_like(x), x.shape[-1]
@@ -131,7 +133,7 @@ def layer_norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tenso
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """Put the tanh GELU of every number in its place. Contiguous."""
+    """Apply the tanh GELU in place to a contiguous tensor, and return it."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     kernels.gelu(x.data_ptr(), x.numel(), torch.get_num_threads())
@@ -139,9 +141,9 @@ def gelu_(x: Tensor) -> Tensor:
 
 
 def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor, out_BSHC: Tensor | None = None) -> Tensor:
-    """Rotate channel i of every head together with channel i + C/2. All are contiguous, the angles float32.
+    """Rotate channel i of every head together with channel i + C/2. The angles are float32 [B, S, C/2].
 
-    What comes of one row, B = 1, may be written to a place with other strides.
+    All tensors must be contiguous; only for B = 1 may `out_BSHC` have other strides over positions and heads.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
@@ -155,7 +157,7 @@ def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor, out_BS
 
 
 def swiglu_rows(gate_up_NF: Tensor, *, is_near: bool = False) -> Tensor:
-    """Return silu(gate) * up of contiguous rows [gate | up]; with `is_near` with the bits of `run_experts`."""
+    """Return silu(gate) * up of contiguous rows [gate | up], [N, F]. `is_near` gives the same bits as `run_experts`."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     N, width = gate_up_NF.shape[0], gate_up_NF.shape[1] // 2
@@ -166,9 +168,9 @@ def swiglu_rows(gate_up_NF: Tensor, *, is_near: bool = False) -> Tensor:
 
 
 def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
-    """Return the float32 sum of every token's K rows, weighted, rounded once, [T, D]. All are contiguous.
+    """Return the weighted sum of every token's K rows, [T, D], plus each of up to two residuals in turn.
 
-    It is then added to each of `residual`, two at most, in turn.
+    The sum is in float32 and rounded once; adding a residual rounds again. All tensors must be contiguous.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
@@ -181,7 +183,7 @@ def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *r
 
 
 def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor | None:
-    """Return the logits of E experts for every token, float32 [T, E]; None where the kernel does not do this shape."""
+    """Return the router logits, float32 [T, E], or None if the kernel does not support the shape."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     (T, D), E = x_TD.shape, len(weight_ED)
@@ -191,7 +193,10 @@ def router_logits(x_TD: Tensor, weight_ED: Tensor) -> Tensor | None:
 
 
 def topk(scores_TE: Tensor, K: int) -> Tensor:
-    """Return the indices of the K largest scores of every row, float32, the largest first, of equal ones the first."""
+    """Return the indices of the K largest float32 scores of every row, int64 [T, K], in descending order of scores.
+
+    Of equal scores the one with the lower index comes first.
+    """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
     (T, E), index_TK = scores_TE.shape, torch.empty(len(scores_TE), K, dtype=torch.int64)
@@ -201,9 +206,9 @@ def topk(scores_TE: Tensor, K: int) -> Tensor:
 
 
 def sort_by_expert(expert_TK: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Give every expert a block of rows, in the order of its tokens.
+    """Sort the slots by expert, so that each expert has one contiguous block of rows in the order of its tokens.
 
-    Returns the token of each row [M], the row of each slot [T, K], and the rows of each expert [E].
+    Return the token of each row [M], the row of each slot [T, K], and the number of rows of each expert [E].
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"

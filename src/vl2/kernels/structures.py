@@ -1,4 +1,4 @@
-"""The structures of csrc/model.h and others as ctypes ones: fields, order and sizes must agree."""
+"""ctypes counterparts of the structures in csrc/model.h and other headers: fields, order and sizes must be the same."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ QUANTIZED = {"int8": INT8, "int4": INT4}  # by the names of vl2.quant.formats
 
 
 class MatrixC(ctypes.Structure):
-    """A weight [outputs, inputs]."""
+    """A weight [outputs, inputs]: the addresses of its numbers or codes, and of its scales if it is quantized."""
 
     _fields_ = [("kind", _INT), ("outputs", _INT), ("inputs", _INT), ("codes", _POINTER), ("scales", _POINTER)]
 
 
 class StackC(ctypes.Structure):
-    """Matrices of one shape behind one another, strides in bytes; or wherever `each` says that they lie."""
+    """Matrices of one shape, at fixed strides in bytes, or at the addresses in the array `each` if it is not null."""
 
     _fields_ = [("first", MatrixC), ("code_stride", _INT), ("scale_stride", _INT), ("each", _POINTER)]
 
     @classmethod
     def of(cls, kind: int, outputs: int, inputs: int, codes: Tensor, scales: Tensor | None = None) -> StackC:
-        """Take the first matrix of each tensor and its step along the first dimension. Memory is not kept."""
+        """Describe the matrices along the first dimension of `codes` and `scales`. The caller must keep the tensors."""
         held = [(None, 0) if t is None else (t.data_ptr(), t.stride(0) * t.element_size()) for t in (codes, scales)]
         (code_at, code_stride), (scale_at, scale_stride) = held
         return cls(MatrixC(kind, outputs, inputs, code_at, scale_at), code_stride, scale_stride)
 
     @classmethod
     def apart(cls, outputs: int, inputs: int, address_E: Tensor) -> StackC:
-        """Take matrices in bfloat16 by their addresses, int64, which a copy of the structure does not keep alive."""
+        """Describe bfloat16 matrices by their addresses, int64 [E].
+
+        The structure keeps `address_E` in memory, but a copy of the structure does not.
+        """
         stack = cls(MatrixC(BF16, outputs, inputs, int(address_E[0]), None), 0, 0, address_E.data_ptr())
         stack.address_E = address_E
         return stack
@@ -65,7 +68,7 @@ class ModelC(ctypes.Structure):
 
 
 class StepC(ctypes.Structure):
-    """One call. `cache` is [layers, rows, 4]: keys, values, head stride, position stride."""
+    """A decoding step. `cache` is [layers, rows, 4]: address of keys, of values, head stride, position stride."""
 
     _fields_ = [
         ("rows", _INT),
@@ -78,7 +81,7 @@ class StepC(ctypes.Structure):
 
 
 class PrefillChunkC(ctypes.Structure):
-    """A chunk of a prompt (csrc/fused_prefill.h). `cache` is [layers, 4], as a step's."""
+    """A chunk of a prompt (csrc/fused_prefill.h). `cache` is [layers, 4], with the numbers of StepC."""
 
     _fields_ = [
         *((name, _INT) for name in ("rows", "before", "threads")),

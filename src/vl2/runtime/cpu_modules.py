@@ -1,8 +1,8 @@
-"""A model's modules with the CPU kernels in them: attention, gated MLPs, norms and experts in bfloat16.
+"""Counterparts of a model's modules that use the CPU kernels: attention, gated MLPs, norms and experts in bfloat16.
 
-Attention, activations, norms and the sum over experts take a third of PyTorch's time on a CPU, and a tenth with these;
-the products of experts, with few rows each, are a seventh faster than the product library's. Where a kernel does not
-apply, in another type, on another device, with gradients, each function does what the module it stands for does.
+In PyTorch on a CPU, attention, activations, norms and the sum over experts take a third of the time; with these
+kernels they take a tenth. Matrix products of experts with few rows each are a seventh faster than oneDNN's. If a kernel
+does not apply (another dtype or device, or with gradients), each function computes what the plain module does.
 """
 
 from __future__ import annotations
@@ -38,29 +38,33 @@ from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.runtime.fused_passes import FusedEncoder, stacks_apart
 from vl2.runtime.linear import CpuLinear, PanelLinear, is_for_kernels, is_plain_linear, linear
 
-# Rows of an expert, on average, up to which int4 is multiplied code by code: to unpack it would take longer. With tile
-# registers sixteen rows of what is unpacked are as few as one.
+# Up to this number of rows per expert, on average, an int4 weight is multiplied without being dequantized, because
+# dequantizing it would take longer. With tile registers the limit is 1: a tile multiplies 16 rows in the time of one.
 FEW_FOR_CODES = 8
 FEW_FOR_CODES_WITH_TILES = 1
-# So many rows of a gated MLP are one thread's: of no more, each product by itself is shared out between threads.
+# The kernel for gated MLPs gives each thread so many rows. For fewer rows it would use one thread only, so each product
+# runs separately, with its outputs divided among the threads.
 ROWS_OF_A_THREAD = 16
 
 
 def with_kernels(model: VL2) -> VL2:
-    """Return a model of the same weights, buffers and hooks whose modules run the kernels. The given one is unchanged.
+    """Return a model with the same weights, buffers and hooks whose modules run the kernels.
 
-    Modules of other classes, adapters for example, stand in both.
+    The given model is unchanged. Both models share the modules of other classes, such as adapters.
     """
     return cast(VL2, counterpart_of(model))
 
 
 def counterpart_of(module: nn.Module, *, multiplies: bool = False) -> nn.Module:
-    """Return the counterpart of a module; `multiplies` says that its parent multiplies by the kernels."""
+    """Return the counterpart of a module, or the module itself if its class has none.
+
+    With `multiplies` a linear layer becomes a CpuLinear; it is set for children of the classes in MULTIPLYING.
+    """
     kind = _counterpart(type(module), multiplies=multiplies)
     if kind is None:
         return module
     counterpart: nn.Module = kind.__new__(kind)
-    # The dictionaries of parameters, buffers and hooks are those of the module itself, so that casts reach both.
+    # Share the module's dictionaries of parameters, buffers and hooks, so that a cast changes both modules.
     counterpart.__dict__ = dict(module.__dict__)
     is_multiplying = type(module) in MULTIPLYING
     counterpart.__dict__["_modules"] = {
@@ -94,7 +98,7 @@ class CpuBlock(vision.Block):
 
 
 class CpuVisionEncoder(vision.VisionEncoder):
-    fused: FusedEncoder | None = None  # all blocks in one call
+    fused: FusedEncoder | None = None  # runs all blocks in one call
 
     def forward(self, tiles_I3PP: Tensor) -> Tensor:
         x = self.embed(tiles_I3PP)
@@ -130,7 +134,7 @@ class CpuMultiHeadAttention(attention.MultiHeadAttention):
         last_only: bool = False,
         residual_BSD: Tensor | None = None,
     ) -> Tensor:
-        """Return the attention as the plain module does, or `residual_BSD` plus that."""
+        """Return the output of the plain module, plus `residual_BSD` if given."""
         asked_BSD, asked_angles, mask = of_last(x_BSD, angles, mask) if last_only else (x_BSD, angles, mask)
         q_BHSC = self.queries(asked_BSD, asked_angles)
         scale = self.head_dim**-0.5
@@ -150,7 +154,7 @@ class CpuMultiHeadAttention(attention.MultiHeadAttention):
         return k_BSHC.transpose(1, 2), v_BSHC.transpose(1, 2)
 
     def _write_prompt(self, x_1SD: Tensor, angles: Angles, row: Cache, layer: int) -> tuple[Tensor, Tensor]:
-        """Write the keys, rotated into their place, and the values of a prompt; return all that the row holds."""
+        """Write a prompt's rotated keys and its values directly into the row; return the row's keys and values."""
         k_1HSC, v_1HSC = row.place(layer, x_1SD.shape[1])
         k_1SHC = self.k_proj(x_1SD).unflatten(-1, (self.num_kv_heads, -1))
         rotate_halves(k_1SHC, angles, k_1HSC.transpose(1, 2))
@@ -170,7 +174,7 @@ class CpuLatentAttention(attention.LatentAttention):
         last_only: bool = False,
         residual_BSD: Tensor | None = None,
     ) -> Tensor:
-        """Return the attention as the plain module does, or `residual_BSD` plus that."""
+        """Return the output of the plain module, plus `residual_BSD` if given."""
         out_BSHC = self.attended(x_BSD, angles, mask, cache, last_only=last_only)
         return linear(self.o_proj, out_BSHC.flatten(2), residual=residual_BSD)
 
@@ -184,7 +188,7 @@ class CpuLatentAttention(attention.LatentAttention):
 
 
 class CpuDecoderLayer(language.DecoderLayer):
-    """Adds residuals inside the products."""
+    """A decoder layer that adds the residuals inside the matrix products."""
 
     def forward(
         self,
@@ -233,7 +237,7 @@ class CpuMoE(moe.MoE):
         equal_blocks: bool = False,
         residual_BSD: Tensor | None = None,
     ) -> tuple[Tensor, RoutingStats | None]:
-        """Return the mixed output as the plain module does, or `residual_BSD` plus that."""
+        """Return the output and statistics of the plain module; `residual_BSD` is added to the output if given."""
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         out_MD, row_index_TK = run_experts(
@@ -267,7 +271,7 @@ class CpuLanguageModel(language.LanguageModel):
         return super().logits(states_BSD) if logits is None else logits
 
 
-# Modules whose linear layers multiply by the kernels.
+# Modules whose linear layers become CpuLinear.
 MULTIPLYING: tuple[type[nn.Module], ...] = (
     vision.Attention,
     vision.MLP,
@@ -300,6 +304,7 @@ COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
+    """Return the attention of the p patches of I tiles, [I, H, p, C], by the kernel where it applies."""
     if kernels.applies(q_IHpC, k_IHpC, v_IHpC):
         out_IHpC = kernels.attend(q_IHpC, k_IHpC, v_IHpC, None, q_IHpC.shape[-1] ** -0.5)
         if out_IHpC is not None:
@@ -308,6 +313,7 @@ def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
+    """Return the attention output, [B, H, S, C]. The kernel is used only for masks with a `prefix_length`."""
     if mask.prefix_length is not None and kernels.applies(q_BHSC, k_BHLC, v_BHLC):
         out_BHSC = kernels.attend(q_BHSC, k_BHLC, v_BHLC, mask.prefix_length, scale)
         if out_BHSC is not None:
@@ -318,6 +324,7 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, 
 def run_experts(
     experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, equal_blocks: bool = False
 ) -> tuple[Tensor, Tensor]:
+    """Return the same as `vl2.model.moe.run_experts`: rows sorted by expert, [M, D], and each slot's row, [T, K]."""
     takes_rows = is_for_kernels(len(x_TD), equal_blocks, is_plain=isinstance(experts, moe.PlainExperts))
     if takes_rows and x_TD.is_contiguous() and kernels.applies(x_TD):
         read = _stacks(experts, expert_TK.numel() / num_experts)
@@ -330,12 +337,12 @@ def run_experts(
 
 
 def is_emulated(x: Tensor) -> bool:
-    """Whether PyTorch emulates products of these rows, which are faster in float32."""
+    """Return whether PyTorch would emulate matrix products of these rows, which are faster in float32."""
     return x.dtype == torch.bfloat16 and not torch.is_grad_enabled() and not has_bfloat16_products()
 
 
 def matmul_each_in_float32(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Tensor) -> Tensor:
-    """Do what `vl2.model.moe.matmul_each` does, in float32 where that is faster."""
+    """Return the same as `vl2.model.moe.matmul_each`, computed in float32 where that is faster, [N, F]."""
     counts = counts_E.tolist()
     out_NF = x_ND.new_empty(len(x_ND), weights[0].shape[0])
     for expert, (rows, out) in enumerate(zip(x_ND.split(counts), out_NF.split(counts), strict=True)):
@@ -347,7 +354,10 @@ def matmul_each_in_float32(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, cou
 
 
 def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
-    """Return the weights of experts that get so many rows each, and the hidden width; None where it is not for them."""
+    """Return the weights and the hidden width of experts, or None if the kernel does not apply.
+
+    `rows_each` is the average number of rows per expert.
+    """
     if isinstance(experts, moe.Experts):
         gate_up_EFD, down_EDF = experts.gate_up_proj, experts.down_proj
         if kernels.applies(gate_up_EFD, down_EDF) and down_EDF.is_contiguous():
@@ -365,14 +375,17 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
 
 
 def takes(kind: Kind, rows_each: float) -> bool:
-    """Whether so many rows of a gated MLP are for the kernel, where int4 is made bfloat16 and int8 needs tiles."""
+    """Return whether the kernel for gated MLPs is used for a quantized weight and so many rows.
+
+    It dequantizes int4 weights to bfloat16, which pays only for enough rows. For int8 weights it needs tile registers.
+    """
     if kind == "int8":
         return kernels.has_tiles()
     return rows_each > (FEW_FOR_CODES_WITH_TILES if kernels.has_tiles() else FEW_FOR_CODES)
 
 
 def swiglu_mlp(mlp: layers.GatedMLP, x: Tensor) -> Tensor | None:
-    """Return what a gated MLP gives; None where the kernels do not do it."""
+    """Return the output of a gated MLP, or None if the kernels do not apply."""
     rows = x.numel() // x.shape[-1]
     parts = mlp.gate_proj, mlp.up_proj, mlp.down_proj
     is_plain = all(type(part) is nn.Linear for part in parts)
@@ -392,7 +405,7 @@ def swiglu_mlp(mlp: layers.GatedMLP, x: Tensor) -> Tensor | None:
 
 
 def _one_matrix(layer: nn.Module, rows: int) -> StackC | None:
-    """Return a layer's weight as that of one expert; None where the kernel does not read it."""
+    """Return a layer's weight as a stack of one expert, or None if the kernel does not support it."""
     if type(layer) is nn.Linear and kernels.applies(layer.weight) and layer.weight.is_contiguous():
         return StackC.of(BF16, layer.out_features, layer.in_features, layer.weight.unsqueeze(0))
     if isinstance(layer, QuantizedLinear) and takes(layer.kind, rows):
@@ -402,6 +415,7 @@ def _one_matrix(layer: nn.Module, rows: int) -> StackC | None:
 
 
 def rotate_halves(x_BSHC: Tensor, angles: Angles, out_BSHC: Tensor | None = None) -> Tensor:
+    """Return the rotated heads, [B, S, H, C], written into `out_BSHC` if it is given."""
     is_one_row = out_BSHC is None or (len(x_BSHC) == 1 and kernels.applies(out_BSHC))
     if is_one_row and kernels.applies(x_BSHC) and all(t.is_contiguous() for t in (x_BSHC, *angles)):
         return kernels.rotate_halves(x_BSHC, *angles, out_BSHC)
@@ -410,13 +424,14 @@ def rotate_halves(x_BSHC: Tensor, angles: Angles, out_BSHC: Tensor | None = None
 
 
 def swiglu(gate_up_NF: Tensor) -> Tensor:
+    """Return silu(gate) * up of rows [gate | up], by the kernel where it applies."""
     if kernels.applies(gate_up_NF) and gate_up_NF.is_contiguous():
         return kernels.swiglu_rows(gate_up_NF)
     return moe.swiglu(gate_up_NF)
 
 
 def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *residual_TD: Tensor) -> Tensor:
-    """Return the weighted sum of every token's rows, then added to each of `residual` in turn, [T, D]."""
+    """Return the weighted sum of every token's rows, plus each of `residual_TD` in turn, [T, D]."""
     if kernels.applies(rows_MD, *residual_TD) and weight_TK.dtype == torch.float32:
         return kernels.combine_experts(*(t.contiguous() for t in (rows_MD, row_index_TK, weight_TK, *residual_TD)))
     out_TD = moe.combine_experts(rows_MD, row_index_TK, weight_TK)
@@ -426,7 +441,7 @@ def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor, *r
 
 
 def lm_head_logits(head: nn.Module, states: Tensor) -> Tensor | None:
-    """Return the logits of a few states, unrounded, at the memory's speed; None where the kernel does not do them."""
+    """Return the float32 logits of up to MAX_DECODED_ROWS states, [..., V], or None if the kernel does not apply."""
     library, few = load_kernels(), states.numel() <= MAX_DECODED_ROWS * states.shape[-1]
     if library is None or not few or not is_plain_linear(head) or not kernels.applies(states, head.weight):
         return None

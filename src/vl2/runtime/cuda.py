@@ -1,12 +1,12 @@
-"""Decoding as CUDA graphs: the hundreds of small kernels of a step are launched as one.
+"""Decoding with CUDA graphs: the hundreds of small kernels of a decoding step are launched as one graph.
 
-A graph does the same work on the same addresses each time it is replayed. So nothing moves in the step written here:
-the tokens and the positions are tensors that are filled before, the new keys are scattered to their positions, and each
-row looks through a mask at as many of the cache's positions as the step was made for. A graph is made for each number
-of rows and of such positions when it first occurs, and kept with its cache.
+Each replay of a graph does the same work on the same addresses. The decoding step here therefore has fixed shapes and
+addresses: token ids and positions are tensors that are filled before the replay, new keys are scattered to their
+positions, and every row attends through a mask to a fixed number L of cache positions. A graph is recorded when a
+combination of row count and L first occurs, and is kept with its cache.
 
-The step itself runs anywhere, and a test holds it equal to the plain one; the graph around it needs a card, and has not
-been measured by this project. L positions that are looked at.
+The step itself runs on any device, and a test compares it with the plain step. The graph around it needs a GPU; its
+speed has not been measured by this project.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, new_key
 
 LOGGER = logging.getLogger("vl2.runtime.cuda")
-WARM_UPS = 3  # runs before the recording, in which libraries choose their kernels and take their memory
-LEAST_POSITIONS = 512
+WARM_UPS = 3  # runs before the recording, in which libraries choose kernels and allocate workspaces
+LEAST_POSITIONS = 512  # the smallest L
 Replay = Callable[[], Tensor]
 
 
 def round_up(positions: int) -> int:
-    """Return the power of two that is made for so many positions, so that numbers near each other share one."""
+    """Return the least power of two that holds so many positions, at least LEAST_POSITIONS, to record few graphs."""
     return max(LEAST_POSITIONS, 1 << (positions - 1).bit_length())
 
 
 class _ScatteredCache(Cache):
-    """A cache whose new positions are said by a tensor, and which is looked at as a whole."""
+    """A cache that writes to the positions in a tensor, `place_B`, and returns all its positions for attention."""
 
     def __init__(self, layers: list[tuple[Tensor, ...]], place_B: Tensor) -> None:
         super().__init__(layers, [0] * len(place_B))
@@ -54,10 +54,10 @@ class _ScatteredCache(Cache):
 
 
 class FixedStep:
-    """One step of all rows of a cache: `ids_B1` and `place_B` in, logits out, with no shape or address that changes."""
+    """A decoding step of all rows of a cache with fixed shapes and addresses: `fill` its inputs, then `run` it."""
 
     def __init__(self, language: LanguageModel, cache: Cache, num_positions: int) -> None:
-        """Every row must keep within the first `num_positions` of the cache, the new token included."""
+        """Attend to the first `num_positions` of the cache. Every row must fit into them with its new token."""
         num_rows, device = len(cache.lengths), cache.layers[0][0].device
         self._language = language
         self.ids_B1 = torch.zeros(num_rows, 1, dtype=torch.int64, device=device)
@@ -68,13 +68,13 @@ class FixedStep:
         self._key_L = torch.arange(num_positions, device=device)
 
     def fill(self, token_ids: Sequence[int], lengths: Sequence[int], positions: Sequence[int]) -> None:
-        """Say which tokens come next, where they go, and which positions they have."""
+        """Set for every row the next token, its index in the cache (the row's length), and its rotary position."""
         self.ids_B1.copy_(torch.tensor(token_ids).unsqueeze(1))
         self.place_B.copy_(torch.tensor(lengths))
         self.position_B.copy_(torch.tensor(positions))
 
     def run(self) -> Tensor:
-        """Return the float32 logits [B, V]. Running it again writes the same to the same places."""
+        """Return the float32 logits [B, V]. Running again with the same inputs writes the same values."""
         visible_B11L = (self._key_L <= self.place_B[:, None])[:, None, None, :]
         mask = AttentionMask(tensor=visible_B11L, is_causal=False)
         embeds_B1D = self._language.embed(self.ids_B1)
@@ -83,18 +83,19 @@ class FixedStep:
 
 
 class Recorder:
-    """Records steps of one cache as graphs, all in the same memory: they take turns."""
+    """Record the steps of one cache as graphs. All share one memory pool, because only one runs at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        # A stream of this card for all recordings: PyTorch's own is one of the card that it first recorded on.
+        # One stream of this GPU for all recordings: PyTorch's default one belongs to the GPU of its first recording.
         self._stream = torch.cuda.Stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def record(self, step: FixedStep) -> Replay:
-        """Return what runs a filled step as a graph. What it returns is overwritten by the next run of any of them.
+        """Return a function that runs a filled step as a graph and returns its logits.
 
-        Where the recording fails it is the step itself, after a warning: slower, and as right.
+        The next run of any graph of this recorder overwrites the logits. If the recording fails, log a warning and
+        return the step's own `run`, which is slower but gives the same results.
         """
         try:
             return self._record(step)
@@ -104,7 +105,7 @@ class Recorder:
             return step.run
 
     def _record(self, step: FixedStep) -> Replay:
-        # Streams and recordings are those of the current card, which need not be the model's.
+        # Streams and recordings belong to the current GPU, which need not be the model's.
         with torch.cuda.device(self._device):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
@@ -124,17 +125,17 @@ class Recorder:
 
 
 class GraphPool:
-    """Rows of one cache, and the graphs of steps that decode them.
+    """A pool of the rows of one cache, with the graphs that decode them.
 
-    A step runs all rows up to the last that is taken. A row that is not decoded in it writes to the position behind its
-    own, which whatever comes next there overwrites.
+    A step runs all rows up to the last one in use. A row that is not decoded in this step writes to the position after
+    its last one; the next token of that row overwrites it.
     """
 
     def __init__(self, runner: CudaGraphRunner, cache: Cache) -> None:
         self.cache, self.num_rows = cache, len(cache.lengths)
-        self._runner = weakref.ref(runner)  # which keeps the pool: with a cycle its memory would outlast both
+        self._runner = weakref.ref(runner)  # the runner refers to the pool: a cycle would delay freeing the memory
         self._language = runner.model.language
-        self._taken: dict[int, Cache] = {}  # by the number of the row
+        self._taken: dict[int, Cache] = {}  # by row number
         self._recorder = Recorder(runner.model.device)
         self._recorded: dict[tuple[int, int], tuple[FixedStep, Replay]] = {}  # by rows and positions
 
@@ -150,7 +151,7 @@ class GraphPool:
         del self._taken[self._number(row)]
 
     def close(self) -> None:
-        """Keep the cache and the graphs for whom comes next."""
+        """Give back all rows, and keep the cache and the graphs for the runner's next pool."""
         self._taken.clear()
         if (runner := self._runner()) is not None:
             runner.keep(self)
@@ -159,7 +160,7 @@ class GraphPool:
         self.cache.clear()
 
     def decode(self, token_ids: Sequence[int], rows: Sequence[Cache]) -> Tensor:
-        """Append one token to each row and return the logits that follow, [B, V]; the next call overwrites them."""
+        """Append one token to each of B rows and return the float32 logits [B, V] of the next one."""
         needed = 1 + max(row.lengths[0] for row in self._taken.values())
         assert needed <= self.cache.capacity, f"rows of {self.cache.capacity} positions, {needed} are needed"
         num_rows = 1 + max(self._taken)
@@ -182,7 +183,7 @@ class GraphPool:
         shape = len(token_ids), num_positions
         if shape not in self._recorded:
             step = FixedStep(self._language, self.cache.rows(0, shape[0]), num_positions)
-            # With what comes next anyway: the runs before and during the recording then write what belongs there.
+            # Fill in the real inputs first, so that the warm-up runs write the correct keys and values to the cache.
             step.fill(token_ids, lengths, positions)
             self._recorded[shape] = step, self._recorder.record(step)
         return self._recorded[shape]
@@ -195,7 +196,7 @@ class GraphPool:
 
 
 class CudaGraphRunner:
-    """Decodes by graphs. All else is launched kernel by kernel: a prompt's kernels are large."""
+    """Decode with CUDA graphs. Other passes run in plain PyTorch: their kernels are large, so launches cost little."""
 
     name: ClassVar[str] = "CUDA graphs"
 
@@ -203,12 +204,12 @@ class CudaGraphRunner:
         self.key = new_key()
         self.model = model
         self._plain = PlainRunner(model)
-        self._kept: GraphPool | None = None  # whose rows nobody has
+        self._kept: GraphPool | None = None  # a closed pool for reuse
         self._in_use: list[GraphPool] = []
 
     @staticmethod
     def refusal_on(device: torch.device, dtype: torch.dtype) -> str | None:
-        """Return why no step can be a graph: none may make the host wait for what the card computes."""
+        """Return in one sentence why no step can be recorded, or None: a graph must not wait for results of the GPU."""
         if device.type != "cuda":
             return f"the model is on {device}"
         if dtype != torch.bfloat16:
@@ -249,9 +250,10 @@ class CudaGraphRunner:
         return pool.decode(token_ids, rows)
 
     def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:
-        """Return the pool that was kept, where it is large enough, or a new one.
+        """Return the kept pool if it is large enough, otherwise a new one.
 
-        A new one gets some more positions, for calls to come. One that does not fit is freed first.
+        A new pool gets more positions than needed where `total` allows it, so that later calls can reuse it. A kept
+        pool that is too small is freed first.
         """
         num_rows = max(1, min(num_rows, total // longest))
         kept, self._kept = self._kept, None
@@ -265,7 +267,7 @@ class CudaGraphRunner:
         return pool
 
     def keep(self, pool: GraphPool) -> None:
-        """Keep a pool that nobody uses any more; of two the larger."""
+        """Keep a closed pool for reuse. Of two kept pools only the larger one remains."""
         self._in_use.remove(pool)
         if self._kept is None or self._kept.cache.nbytes <= pool.cache.nbytes:
             self._kept = pool

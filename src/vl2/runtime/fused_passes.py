@@ -227,8 +227,8 @@ class FusedLanguage:
         if any(m.outputs % LINE or m.inputs % LINE for m in matrices):
             return None, f"the sides of a weight are no multiples of {LINE}"
         kinds = {matrix.kind for matrix in matrices}
-        # The same limits as in `vl2.runtime.cpu_modules`: with fewer rows, or one row for each expert on average, a
-        # quantized weight is multiplied without being dequantized, which the fused call does not do.
+        # The same limits as in `vl2.runtime.cpu_modules`: with fewer rows, or one row for each expert on average,
+        # 16-bit activations are multiplied directly by the codes of a quantized weight, which the fused call cannot do.
         least = 2 if kinds == {BF16} else FEW_PREFILL_ROWS + 1
         if INT4 in kinds and config.n_routed_experts and config.num_experts_per_tok:
             least = max(least, config.n_routed_experts // config.num_experts_per_tok + 1)
