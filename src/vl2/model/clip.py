@@ -18,7 +18,7 @@ NORM_EPS = 1e-5
 
 
 class CarriedPatchEmbedding(nn.Module):
-    """The weights of CLIP's own patch embedding. Every released file has them, but the model does not use them."""
+    """The weights of CLIP's own patch embedding, which every released file has. They are neither used nor trained."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

@@ -83,7 +83,8 @@ class Router(nn.Module):
             group_score_TG = grouped_TGE.topk(best, dim=-1).values.sum(dim=-1)
             kept = group_score_TG.topk(self.config.topk_group or 1, dim=-1, sorted=False).indices
             is_dropped_TG = torch.ones_like(group_score_TG, dtype=torch.bool).scatter(1, kept, False)
-            # The released code fills in 0. A biased score may be negative, and then a dropped expert would win.
+            # Exclude the dropped experts with -inf. The released code uses 0, with which a dropped expert would win if
+            # the biased scores of the others are negative.
             scores_TE = grouped_TGE.masked_fill(is_dropped_TG.unsqueeze(-1), float("-inf")).flatten(1)
         return self.topk(scores_TE)
 

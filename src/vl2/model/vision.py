@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class CarriedAttentionPool(nn.Module):
-    """The weights of SigLIP's pooling head. Every released file has them, but the model does not use them."""
+    """The weights of SigLIP's pooling head, which every released file has. They are neither used nor trained."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class Turn:
 
     A turn with the role "document" must be the only one and is written without a template. With `is_released` the text
     is used unchanged and may contain any special token, as in the released form. Otherwise the pieces are parts, which
-    `arrange` separates by newlines. Raise UserError for an unknown role, or images in another role's turn.
+    `arrange` separates by white space. Raise UserError for an unknown role, or images in another role's turn.
     """
 
     role: Role
@@ -91,9 +91,9 @@ def one_question(text: str, images: Sequence[ImageSource] = (), system: str | No
 def arrange(turns: Iterable[Turn]) -> list[Turn]:
     """Return turns in the template's form: at most one system turn, then user and assistant turns in alternation.
 
-    Parts are separated by newlines, neighboring turns of the user (or of the system) are joined by a newline, and outer
-    white space is removed. A document stays unchanged, and so do turns that are already arranged. Raise UserError,
-    which names the turn by its index, for turns in another order.
+    Parts without white space between them are separated by a newline, neighboring turns of the user (or of the system)
+    are joined by a newline, and outer white space is removed. A document stays unchanged, and so do turns that are
+    already arranged. Raise UserError, which names the turn by its index, for turns in another order.
     """
     arranged: list[Turn] = []
     rest = iter(turns)
