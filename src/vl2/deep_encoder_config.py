@@ -1,8 +1,8 @@
-"""The shape of DeepEncoder, the image encoder of DeepSeek-OCR: SAM's ViT, convolutions, and CLIP's ViT behind them.
+"""The configuration of DeepEncoder, the image encoder of DeepSeek-OCR: SAM's ViT, two convolutions, then CLIP's ViT.
 
 Field names are the keys of `vision_config.width` in config.json, where each of the two encoders has a section under a
-name of its own ("sam_vit_b", "clip-l-14-224"). Keys that the released files leave to their code have its values as
-defaults in `_SAM` and `_CLIP`; a smaller model writes them.
+name of its own ("sam_vit_b", "clip-l-14-224"). The released files leave out some keys whose values are fixed in the
+released code. `_SAM` and `_CLIP` have these values as defaults, and a model with other values writes them out.
 
 Source: released `deepencoder/sam_vary_sdpa.py` and `clip_sdpa.py`. Golden: tests/golden/ocr.
 """
@@ -18,7 +18,7 @@ from vl2.errors import UserError
 
 SAM_NAME, CLIP_NAME = "sam_vit_b", "clip-l-14-224"
 
-# What the released code has where config.json says nothing.
+# The values of the released code for keys that config.json leaves out.
 _SAM: dict[str, Any] = {
     "width": 768,
     "layers": 12,
@@ -36,18 +36,18 @@ _CLIP: dict[str, Any] = {"width": 1024, "layers": 24, "heads": 16, "image_size":
 
 @dataclass(frozen=True, kw_only=True)
 class SamConfig:
-    """SAM's vision transformer with its neck, and two convolutions of stride 2 behind it."""
+    """SAM's vision transformer with its neck, followed by two convolutions of stride 2."""
 
     width: int
     layers: int
     heads: int
-    global_attn_indexes: tuple[int, ...]  # layers whose attention sees the whole view; the others' see a window
-    downsample_channels: tuple[int, int]  # of the two convolutions
+    global_attn_indexes: tuple[int, ...]  # layers whose attention sees the whole view; the other layers see a window
+    downsample_channels: tuple[int, int]  # output channels of the two convolutions
     patch_size: int
     window_size: int  # patches along one side of a window
     neck_channels: int
     mlp_ratio: int
-    image_size: int  # the view that the positions were learned for, in pixels; others interpolate them
+    image_size: int  # side in pixels of the view that the positions were learned for; for others they are interpolated
 
     def __post_init__(self) -> None:
         _require_whole(self, "width", "layers", "heads", "patch_size", "window_size", "neck_channels", "mlp_ratio")
@@ -65,12 +65,12 @@ class SamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """CLIP's vision transformer. Its patch embedding is in the files, and SAM's map stands in its place."""
+    """CLIP's vision transformer. SAM's map takes the place of its patch embedding, which is still in the files."""
 
     width: int
     layers: int
     heads: int
-    image_size: int  # with patch_size: how many positions it has learned
+    image_size: int  # image_size / patch_size is the side of the grid of learned positions
     patch_size: int
     mlp_ratio: int
 
@@ -85,7 +85,7 @@ class ClipConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DeepEncoderConfig:
-    """Both encoders. A view of any size that is a multiple of `pixels_per_token` can be encoded."""
+    """Both encoders. They can encode a view of any size that is a multiple of `pixels_per_token`."""
 
     sam: SamConfig
     clip: ClipConfig
@@ -104,7 +104,7 @@ class DeepEncoderConfig:
 
     @property
     def width(self) -> int:
-        """Channels of a feature: CLIP's and SAM's."""
+        """Channels of a feature, which are CLIP's and SAM's together."""
         return self.clip.width + self.sam.downsample_channels[-1]
 
     @property
@@ -121,7 +121,7 @@ class DeepEncoderConfig:
 
     @classmethod
     def from_section(cls, vision: Mapping[str, Any]) -> DeepEncoderConfig:
-        """Read a `vision_config`."""
+        """Read a `vision_config`. Raise UserError for values that do not fit together or have the wrong type."""
         sections = vision.get("width")
         sections = sections if isinstance(sections, Mapping) else {}
         sam = {**_SAM, "image_size": vision.get("image_size", _SAM["image_size"]), **_named(sections, "sam")}
@@ -134,7 +134,7 @@ class DeepEncoderConfig:
         return cls(sam=SamConfig(**_only(sam, _SAM)), clip=ClipConfig(**_only(clip, _CLIP)))
 
     def to_section(self, vision: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a `vision_config`: the keys that the file had, and every value that the defaults do not give."""
+        """Return a `vision_config` with the keys that the file had and every value that differs from the defaults."""
         out = dict(vision)
         given = out.get("width")
         sections = dict(given) if isinstance(given, Mapping) else {}

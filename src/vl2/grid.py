@@ -1,9 +1,9 @@
-"""What an image becomes: its views, their visual tokens, and the order of these. Integers only.
+"""The layout of an image: its views, their visual tokens, and the order of these. All of it is integer arithmetic.
 
-A grid is (columns, rows) of local tiles; a view becomes `side` x `side` tokens. An image's tokens are written in
-blocks: each is one picture stitched from views, row by row, with a newline after each row. A separator stands between
-or behind them. The two families of models differ in which views they encode and in the order of the blocks, and in
-nothing else; an `ImageLayout` is that difference as a value.
+A grid is (columns, rows) of local tiles. A view becomes `side` x `side` tokens. An image's tokens are written in
+blocks. Each block is one picture stitched from views, row by row, with a newline after each row, and a separator stands
+between or after the blocks. The two families of models differ in which views they encode and in the order of the
+blocks; an `ImageLayout` is that difference as a value.
 
 Source: arXiv 2412.10302, section on dynamic tiling; released `DeepseekOCRProcessor.tokenize_with_images`. Goldens:
 tests/golden/reference/processor/resolutions.json, tests/golden/ocr/page_grids.json.
@@ -21,9 +21,9 @@ UNTILED: Grid = (1, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Views stitched to one picture: its rows of tokens, with a newline after each."""
+    """Views stitched into one picture. Its tokens are written row by row, with a newline after each row."""
 
-    first: int  # the views' first token among those of all views of the image
+    first: int  # index of the block's first token among the tokens of all views of the image
     grid: Grid  # of views
     side: int  # tokens along one side of a view
 
@@ -33,7 +33,7 @@ class Block:
         return rows * self.side * (columns * self.side + 1)
 
 
-SEPARATOR = None  # in a list of blocks
+SEPARATOR = None  # the separator in a list of blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +44,11 @@ class ImageLayout:
     tile_side: int  # tokens along one side of a local tile
 
     def num_overviews(self, grid: Grid) -> int:
-        """Count the overviews that are encoded apart from the tiles, in a size of their own."""
+        """Count the overviews that are encoded separately from the tiles, in a size of their own."""
         raise NotImplementedError
 
     def num_tiles(self, grid: Grid) -> int:
-        """Count the tiles to encode."""
+        """Count the tiles to encode, including an overview that is a tile."""
         raise NotImplementedError
 
     def blocks(self, grid: Grid) -> Sequence[Block | None]:
@@ -62,7 +62,7 @@ class ImageLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class OverviewFirst(ImageLayout):
-    """DeepSeek-VL2: overview, separator, tiles. The overview is a tile like the others, and encoded with them.
+    """DeepSeek-VL2's order: overview, separator, tiles. The overview is a tile like the others, encoded with them.
 
     A 1 x 1 grid's only local tile equals the overview, so it is encoded once and stands in both places.
     """
@@ -89,7 +89,7 @@ class OverviewFirst(ImageLayout):
 
 @dataclass(frozen=True, kw_only=True)
 class TilesFirst(ImageLayout):
-    """DeepSeek-OCR: tiles, overview, separator. The overview has a size of its own; a 1 x 1 grid has no tiles."""
+    """DeepSeek-OCR's order: tiles, overview, separator. The overview has its own size; a 1 x 1 grid has no tiles."""
 
     def num_overviews(self, grid: Grid) -> int:
         return 1

@@ -1,8 +1,8 @@
-"""Which model a config.json describes: DeepSeek-VL2, or one of the DeepSeek-OCR family.
+"""Find out which model a config.json describes: DeepSeek-VL2, or one of the DeepSeek-OCR family.
 
-All of them say `model_type: deepseek_vl_v2` and share the language model; the family's have a SAM encoder behind one
-linear layer. What tells them apart was read in the released code and in transformers' classes for them, not in the
-released files, which could not be had.
+All of them have `model_type: deepseek_vl_v2` and the same language model. The models of the DeepSeek-OCR family have a
+SAM encoder and a projector of one linear layer. The distinguishing keys come from the released code and from
+transformers' classes, because the released files themselves were not available.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ MODEL_TYPE = "deepseek_vl_v2"
 
 ModelKind = Literal["DeepSeek-VL2", "DeepSeek-OCR", "Unlimited-OCR"]
 
-# Model types of checkpoints that were converted for transformers' own classes; their keys and names are others.
+# Model types of checkpoints that were converted for transformers' own classes. Their keys and weight names differ.
 _CONVERTED = {"deepseek_ocr": "DeepSeek-OCR", "deepseek_ocr2": "DeepSeek-OCR-2", "unlimited_ocr": "Unlimited-OCR"}
 
 
 def model_kind(values: Mapping[str, Any]) -> ModelKind:
-    """Return which model a config.json describes. UserError, which names the model, for one that is not run here."""
+    """Return which model a config.json describes. Raise UserError, which names the model, if vl2 does not run it."""
     kind = str(values.get("model_type", MODEL_TYPE))
     if kind in _CONVERTED and "language_config" not in values:
         if (name := _CONVERTED[kind]) == "DeepSeek-OCR-2":
@@ -35,9 +35,9 @@ def model_kind(values: Mapping[str, Any]) -> ModelKind:
 def _kind_by_encoder(values: Mapping[str, Any]) -> ModelKind:
     vision, projector = (_section(values, part) for part in ("vision_config", "projector_config"))
     width, input_dim = vision.get("width"), projector.get("input_dim")
-    encoders = " ".join(map(str, width)).lower() if isinstance(width, Mapping) else ""  # by their names, as sam_vit_b
+    encoders = " ".join(map(str, width)).lower() if isinstance(width, Mapping) else ""  # names such as sam_vit_b
     classes = _plain_letters([values.get("architectures"), values.get("auto_map")])
-    # A DeepSeek-VL2 that was fine-tuned may have a folder called "ocr", so the name alone decides nothing.
+    # A fine-tuned DeepSeek-VL2 may come from a folder with "ocr" in its name, so the name alone decides nothing.
     is_linear = projector.get("projector_type") == "linear" and input_dim not in (None, width)
     if not (encoders or is_linear or "ocr" in classes):
         return "DeepSeek-VL2"
@@ -50,7 +50,10 @@ def _kind_by_encoder(values: Mapping[str, Any]) -> ModelKind:
 
 
 def answer_window(values: Mapping[str, Any]) -> int | None:
-    """Return how many tokens of an answer are seen beside the prompt, as Unlimited-OCR's config.json says it."""
+    """Return how many tokens of an answer attention sees beside the prompt (`sliding_window` of Unlimited-OCR).
+
+    Return None if the key is missing. Raise UserError unless it is a whole number of at least 1.
+    """
     found = values.get("sliding_window", _section(values, "language_config").get("sliding_window"))
     if found is None:
         return None
@@ -73,7 +76,7 @@ def _section(values: Mapping[str, Any], part: str) -> Mapping[str, Any]:
 
 
 def _plain_letters(value: Any) -> str:
-    """Return the texts in nested lists and in the values of dictionaries, as small letters and digits alone."""
+    """Return the texts in nested lists and in the values of dictionaries, reduced to lowercase letters and digits."""
     return "".join(c for text in _texts(value) for c in text.lower() if c.isalnum())
 
 

@@ -1,4 +1,4 @@
-"""The configuration of YaRN, which stretches rotary angles over a longer context, as DeepSeek-V2-Lite has it.
+"""The configuration of YaRN, which stretches rotary angles over a longer context. DeepSeek-V2-Lite uses it.
 
 Field names are the keys of `rope_scaling` in config.json. Source: arXiv 2309.00071; released DeepSeek-V2 code.
 """
@@ -16,11 +16,11 @@ from vl2.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How frequencies, rotated channels and attention scores change with a longer context."""
+    """YaRN's changes to frequencies, rotated channels and attention scores for a longer context."""
 
     type: str
-    factor: float  # how many times longer the context became
-    original_max_position_embeddings: int  # before it was stretched
+    factor: float  # new context length divided by the original one
+    original_max_position_embeddings: int  # context length before it was stretched
     beta_fast: float  # channels with more turns than this in the original context keep their frequency
     beta_slow: float  # channels with fewer turns have it divided by the factor
     mscale: float
@@ -36,7 +36,7 @@ class RopeScaling:
 
     @classmethod
     def from_dict(cls, values: Any) -> RopeScaling:
-        """Read the keys of config.json, all of them and no others."""
+        """Read `rope_scaling` of config.json. Raise UserError unless it has exactly the keys of this class."""
         names = [f.name for f in dataclasses.fields(cls)]
         if not isinstance(values, Mapping) or set(names) != set(values):
             raise UserError(f"language_config.rope_scaling must be null or have {', '.join(names)}, got {values!r}")
@@ -44,12 +44,12 @@ class RopeScaling:
 
     @property
     def rotated_scale(self) -> float:
-        """The factor of rotated queries and keys."""
+        """The factor by which rotated queries and keys are multiplied."""
         return self._growth(self.mscale) / self._growth(self.mscale_all_dim)
 
     @property
     def softmax_scale(self) -> float:
-        """The factor of attention scores, beside the usual root of the width."""
+        """The factor by which attention scores are multiplied, in addition to 1 / sqrt(width)."""
         return self._growth(self.mscale_all_dim) ** 2
 
     def _growth(self, weight: float) -> float:

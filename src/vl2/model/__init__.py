@@ -1,4 +1,4 @@
-"""The model: nn.Module and tensor functions only, with no files, ranks, tokenizers or prints.
+"""The model: nn.Module classes and tensor functions only. Nothing here reads files, tokenizes, prints or uses ranks.
 
 Names of tensors end in their shape: B batch, S sequence, L keys, T = B*S tokens, D model
 width, H heads, C channels per head, R latent rank, E experts, K experts per token, N = T*K slots,

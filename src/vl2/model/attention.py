@@ -1,11 +1,12 @@
-"""Attention: plain multi-head (tiny) and multi-head latent (small, base), one signature for both.
+"""Multi-head attention (tiny) and multi-head latent attention (small, base), with the same signature.
 
-Latent attention has two forms that give the same result. The naive one expands the latent into keys
-and values of every head and is used where many queries share the expansion. The absorbed one moves the
-expansion to the query and the output, so that a single query reads only the latent. A test holds them equal.
+Latent attention has two forms with the same result. The naive form expands the latent into the keys and values of every
+head; it is used where many queries share the expansion. The absorbed form applies the expansion to the query and to the
+output instead, so that a single query reads only the latent. A test checks that the two forms agree.
 
-Packed documents are attended each by itself, never through a mask of the whole sequence, whose work grows with
-the square of its length: by the variable-length kernel on CUDA, one after another elsewhere.
+Each packed document attends to itself alone. A mask over the whole sequence would need work that grows with the square
+of its length. CUDA therefore uses the variable-length kernel, except in float32, which the kernel does not support.
+Other devices run one document after another.
 
 Source: arXiv 2405.04434 (latent attention); released DeepseekV2Attention. Golden: tests/golden/reference/model.
 """
@@ -28,7 +29,7 @@ MLAForm = Literal["auto", "naive", "absorbed"]
 
 
 def of_last(x_BSD: Tensor, angles: Angles, mask: AttentionMask) -> tuple[Tensor, Angles, AttentionMask]:
-    """Return the last position of each row, its angles, and which keys it may see."""
+    """Return the last position of each row [B, 1, D], its angles, and its mask."""
     S = x_BSD.shape[1]
     if S == 1:
         return x_BSD, angles, mask
@@ -36,10 +37,10 @@ def of_last(x_BSD: Tensor, angles: Angles, mask: AttentionMask) -> tuple[Tensor,
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:
-    """Return softmax(q k^T * scale) v, with keys and values of fewer heads shared between query heads."""
+    """Return softmax(q k^T * scale) v, [B, H, S, C]. If keys and values have fewer heads, query heads share them."""
     width, wanted = v_BHLC.shape[-1], q_BHSC.shape[-1]
     if width != wanted:
-        # The fused kernels take one head width; without them the whole [H, S, L] matrix is built.
+        # The fused kernels need values as wide as queries. Without them PyTorch builds the whole [H, S, L] matrix.
         v_BHLC = F.pad(v_BHLC, (0, wanted - width))
     if mask.documents is not None:
         return attend_documents(q_BHSC, k_BHLC, v_BHLC, mask.documents, scale)[..., :width]
@@ -56,10 +57,13 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, 
 
 
 def attend_documents(q_1HSC: Tensor, k_1HSC: Tensor, v_1HSC: Tensor, documents: Documents, scale: float) -> Tensor:
-    """Attend within each document. A test holds every way equal to the mask of the whole sequence."""
+    """Return the causal attention within each document, [1, H, S, C].
+
+    A test compares every branch with the mask of the whole sequence.
+    """
     num_shared = q_1HSC.shape[1] // k_1HSC.shape[1]
     if documents.lengths:
-        # The CPU's kernel is two times slower in bfloat16, forward and backward together.
+        # Forward and backward together, the CPU's kernel takes twice as long in bfloat16 as in float32.
         parts = (t.float().split(documents.lengths, dim=2) for t in (q_1HSC, k_1HSC, v_1HSC))
         outputs = [
             F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=num_shared > 1)
@@ -72,18 +76,19 @@ def attend_documents(q_1HSC: Tensor, k_1HSC: Tensor, v_1HSC: Tensor, documents: 
         return F.scaled_dot_product_attention(
             q_1HSC, k_1HSC, v_1HSC, attn_mask=documents.mask(q_1HSC.shape[2]), scale=scale
         )
-    # Imported where it is used: it brings PyTorch's compiler, 70 MB and some seconds that a CPU has no use for.
+    # Imported here because it loads PyTorch's compiler: 70 MB and some seconds, which a CPU does not need.
     from torch.nn.attention.varlen import varlen_attn
 
     q_SHC, k_SHC, v_SHC = (t[0].transpose(0, 1).contiguous() for t in (q_1HSC, k_1HSC, v_1HSC))
     borders, longest = documents.cu_seqlens, documents.max_seqlen
+    # The window (-1, 0) has no limit toward earlier keys and ends at the query, so it is causal.
     out_SHC = varlen_attn(q_SHC, k_SHC, v_SHC, borders, borders, longest, longest, scale=scale, window_size=(-1, 0))
     assert isinstance(out_SHC, Tensor)
     return out_SHC.transpose(0, 1).unsqueeze(0)
 
 
 class MultiHeadAttention(nn.Module):
-    """Multi-head attention with half-split rotary keys over the whole head."""
+    """Multi-head attention whose queries and keys are rotated over the whole head width (`rotate_halves`)."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
@@ -104,7 +109,10 @@ class MultiHeadAttention(nn.Module):
         *,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of all positions, or of the last [B, 1, D]; keys and values are those of all."""
+        """Return the output of all positions [B, S, D], or with `last_only` of the last position [B, 1, D].
+
+        Keys and values are computed for all positions in both cases.
+        """
         asked_BSD, asked_angles, mask = of_last(x_BSD, angles, mask) if last_only else (x_BSD, angles, mask)
         q_BHSC, (k_BHLC, v_BHLC) = self.queries(asked_BSD, asked_angles), self.keys_and_values(x_BSD, angles)
         out_BHSC = attend_cached(
@@ -125,7 +133,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class LatentAttention(nn.Module):
-    """Multi-head latent attention: keys and values come from one normed latent and one shared rotary key."""
+    """Multi-head latent attention: all heads get their keys and values from one normed latent and one rotary key."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
@@ -159,19 +167,22 @@ class LatentAttention(nn.Module):
         *,
         last_only: bool = False,
     ) -> Tensor:
-        """Return the attention of all positions, or of the last [B, 1, D]; the latents are those of all."""
+        """Return the output of all positions [B, S, D], or with `last_only` of the last position [B, 1, D].
+
+        The latents are computed for all positions in both cases.
+        """
         out_BSD: Tensor = self.o_proj(self.attended(x_BSD, angles, mask, cache, last_only=last_only).flatten(2))
         return out_BSD
 
     def attended(
         self, x_BSD: Tensor, angles: Angles, mask: AttentionMask, cache: CacheLayer | None, *, last_only: bool
     ) -> Tensor:
-        """Return what every head gives, [B, S, H, C]."""
+        """Return the output of every head before the output projection, [B, S, H, C]."""
         asked_BSD, asked_angles, mask = of_last(x_BSD, angles, mask) if last_only else (x_BSD, angles, mask)
         q_nope_BSHC, q_rope_BSHC = self.queries(asked_BSD, asked_angles)
         shared_BSC = self.latents(x_BSD, angles)
         if self._is_absorbed(num_queries=asked_BSD.shape[1]):
-            # What does not depend on the length of a row is done for all rows at once.
+            # Absorbing and expanding do not depend on the cached length, so they run for all rows at once.
             q_BHSC = self._absorb(q_nope_BSHC, q_rope_BSHC)
             out_BHSR = attend_cached(
                 cache, (q_BHSC,), (shared_BSC,), lambda q, kv: self._attend_latent(q[0], kv[0], mask)
@@ -184,11 +195,11 @@ class LatentAttention(nn.Module):
         return self.form == "absorbed" or (self.form == "auto" and num_queries == 1 and self._can_absorb())
 
     def _can_absorb(self) -> bool:
-        # The absorbed form reads the matrix itself, past whatever an adapter or a quantized layer adds to it.
+        # The absorbed form reads the weight matrix directly and would skip what an adapter or quantized layer computes.
         return type(self.kv_b_proj) is nn.Linear
 
     def queries(self, x_BSD: Tensor, angles: Angles) -> tuple[Tensor, Tensor]:
-        """Return the parts of the queries without a position and the rotated ones, [B, S, H, C] each."""
+        """Return the channels of the queries without position and the rotated channels, [B, S, H, C] each."""
         if self.compresses_queries:
             q_BSD = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x_BSD)))
         else:
@@ -198,7 +209,7 @@ class LatentAttention(nn.Module):
         return q_nope_BSHC, rotate_pairs(q_rope_BSHC, angles)
 
     def latents(self, x_BSD: Tensor, angles: Angles) -> Tensor:
-        """Return what keys and values are made of: the normed latent and the rotated key, [B, S, R + rope]."""
+        """Return the normed latent and the rotated shared key in one tensor [B, S, R + rope], as it is cached."""
         latent_BSR, k_rope_BSC = self.kv_a_proj_with_mqa(x_BSD).split((self.rank, self.rope_dim), dim=-1)
         k_rope_BSC = rotate_pairs(k_rope_BSC.unsqueeze(2), angles).squeeze(2)
         return torch.cat((self.kv_a_layernorm(latent_BSR), k_rope_BSC), dim=-1)
@@ -206,7 +217,7 @@ class LatentAttention(nn.Module):
     def _attend_heads(
         self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor, shared_BLC: Tensor, mask: AttentionMask
     ) -> Tensor:
-        """Attend with the keys and values of every head, which the latent is expanded into, [B, S, H, C]."""
+        """Attend in the naive form: expand the latent into keys and values of every head. Return [B, S, H, C]."""
         q_BHSC, k_BHLC, v_BHLC = self.heads(q_nope_BSHC, q_rope_BSHC, shared_BLC)
         return attend(q_BHSC, k_BHLC, v_BHLC, mask, self.scale).transpose(1, 2)
 
@@ -222,16 +233,18 @@ class LatentAttention(nn.Module):
 
     @property
     def _expansion(self) -> tuple[Tensor, Tensor]:
-        """The matrices from the latent to keys and to values, [H, C, R]."""
+        """The two parts of `kv_b_proj`: from the latent to keys and from the latent to values, [H, C, R] each."""
         expand_HCR = self.kv_b_proj.weight.unflatten(0, (self.num_heads, -1))
         key_HCR, value_HCR = expand_HCR.split((self.nope_dim, self.v_dim), dim=1)
         return key_HCR, value_HCR
 
     def _absorb(self, q_nope_BSHC: Tensor, q_rope_BSHC: Tensor) -> Tensor:
+        """Return queries that are multiplied by the latents directly, [B, H, S, R + rope]."""
         q_latent_BHSR = torch.einsum("bshc,hcr->bhsr", q_nope_BSHC, self._expansion[0])
         return torch.cat((q_latent_BHSR, q_rope_BSHC.transpose(1, 2)), dim=-1)
 
     def _attend_latent(self, q_BHSC: Tensor, shared_BLC: Tensor, mask: AttentionMask) -> Tensor:
+        """Attend in the absorbed form, with a float32 softmax. Return weighted sums of latents, [B, H, S, R]."""
         scores_BHSL = (q_BHSC.flatten(1, 2) @ shared_BLC.mT).unflatten(1, q_BHSC.shape[1:3]).float() * self.scale
         visible = mask.dense(q_BHSC.shape[2], shared_BLC.shape[1], shared_BLC.device)
         if visible is not None:
@@ -242,4 +255,5 @@ class LatentAttention(nn.Module):
         return out_BHSR
 
     def _expand(self, out_BHSR: Tensor) -> Tensor:
+        """Return the heads' outputs [B, S, H, C] of weighted sums of latents."""
         return torch.einsum("bhsr,hcr->bshc", out_BHSR, self._expansion[1])

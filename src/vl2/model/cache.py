@@ -1,9 +1,10 @@
-"""The key-value cache: one preallocated row per request, every row filled from its own position 0.
+"""The key-value cache. Each request has one preallocated row, which is filled from position 0.
 
-Rows never share padding: a request is prefilled alone into its row, and rows of different length are
-decoded together. So what runs beside a request cannot reach it. Multi-head attention caches rotated
-keys and values [B, H, L, C]; latent attention only [B, L, R + rope]: the normed latent and the rotated
-shared key. Golden: cache_L_* in tests/golden/reference/model.
+Rows have no padding in common: each request is prefilled alone into its row, and rows of different lengths are decoded
+together. Requests that run at the same time therefore cannot change one another's results.
+
+Multi-head attention caches rotated keys and values, [B, H, L, C] each. Latent attention caches one tensor
+[B, L, R + rope], the normed latent and the rotated shared key. Golden: cache_L_* in tests/golden/reference/model.
 """
 
 from __future__ import annotations
@@ -18,33 +19,33 @@ from vl2.config import LanguageConfig
 from vl2.model.mask import AttentionMask
 
 Tensors = tuple[Tensor, ...]
-Attend = Callable[[Tensors, Tensors], Tensor]  # of queries, and of all that the rows hold, to outputs
+Attend = Callable[[Tensors, Tensors], Tensor]  # (queries, all cached keys and values of the rows) -> outputs
 
 
 class Cache:
-    """Tensors of all layers with their position axis second to last, and the length of every row.
+    """The cached tensors of all layers, with positions on the second to last axis, and the length of every row.
 
-    A row of a request may have forgotten positions (`make_room`): what it holds is then shorter than what was written,
-    and not in order. Attention does not ask for the order: keys carry their positions by rotation.
+    A cache with one row can drop old positions (`make_room`). The row then holds fewer positions than were written, and
+    not in order. Attention does not need the order, because keys carry their positions by rotation.
     """
 
     def __init__(self, layers: list[tuple[Tensor, ...]], lengths: list[int]) -> None:
         self.layers = layers
         self.lengths = lengths
-        self.num_forgotten = 0  # of the only row; of several none may
+        self.num_forgotten = 0  # positions dropped from the only row; always 0 with several rows
 
     @classmethod
     def allocate(
         cls, config: LanguageConfig, num_rows: int, capacity: int, *, dtype: torch.dtype, device: torch.device
     ) -> Cache:
-        """Reserve `num_rows` rows of `capacity` positions for every layer."""
+        """Allocate `num_rows` empty rows of `capacity` positions for every layer."""
         if config.use_mla:
             assert config.kv_lora_rank is not None
             shapes: list[tuple[int, ...]] = [(num_rows, capacity, config.kv_lora_rank + config.qk_rope_head_dim)]
         else:
             head_dim = config.hidden_size // config.num_attention_heads
             shapes = [(num_rows, config.num_kv_heads, capacity, head_dim)] * 2
-        # Zeros, not uninitialized: a masked position still enters a product with weight 0, and 0 * NaN is NaN.
+        # Zeros instead of uninitialized memory: a masked position is still multiplied by weight 0, and 0 * NaN is NaN.
         layers = [
             tuple(torch.zeros(shape, dtype=dtype, device=device) for shape in shapes)
             for _ in range(config.num_hidden_layers)
@@ -61,18 +62,20 @@ class Cache:
 
     @property
     def positions(self) -> list[int]:
-        """The position that comes next in every row: how many have been written."""
+        """The next position of every row, which is the number of positions written to it."""
         return [length + self.num_forgotten for length in self.lengths]
 
     def make_room(self, first: int, window: int) -> None:
-        """Forget the oldest position from `first` on, where `window` of them are held: one more may follow.
+        """Drop the oldest position at or after `first` if the row holds `window` of those, so that one more fits.
 
-        For rows of Unlimited-OCR, which see the prompt and the last tokens of their answer.
+        Unlimited-OCR needs this: it attends to the prompt, which ends at `first`, and to the last tokens of its answer.
+        The cache must have one row.
         """
         (length,) = self.lengths
         if length - first < window:
             return
-        # The newest moves to the place of the oldest, and what follows takes its place at the end.
+        # Overwrite the oldest position with the newest, so that the next one can take the last place. All places from
+        # `first` except the last form a ring of window - 1, in which num_forgotten counts the replacements.
         if window > 1:
             oldest, newest = first + self.num_forgotten % (window - 1), length - 1
             for stored in (t for layer in self.layers for t in layer):
@@ -81,8 +84,8 @@ class Cache:
         self.num_forgotten += 1
 
     def clear(self) -> None:
-        """Make all rows empty, as they were allocated."""
-        # Not the lengths alone: a number that is not finite would reach, through weight 0, every row after it.
+        """Empty all rows, as after allocation."""
+        # The tensors are zeroed too: a NaN or infinity left in them would reach later requests, since 0 * NaN is NaN.
         for layer in self.layers:
             for t in layer:
                 t.zero_()
@@ -90,27 +93,27 @@ class Cache:
         self.num_forgotten = 0
 
     def rows(self, start: int, stop: int) -> Cache:
-        """Return a view of the rows start..stop. Their tensors are shared; its lengths are its own."""
+        """Return a cache of the rows from `start` up to `stop`. It shares their tensors and has lengths of its own."""
         return Cache([tuple(t[start:stop] for t in layer) for layer in self.layers], self.lengths[start:stop])
 
     def mask(self, num_new: int) -> AttentionMask:
-        """Return which positions each of `num_new` queries may see, when they have been written."""
+        """Return which positions each of `num_new` queries may see after their own positions have been written."""
         return AttentionMask.of_cache(self.lengths, num_new, self.layers[0][0].device)
 
     def place(self, layer: int, num_new: int) -> Tensors:
-        """Return where `write` puts new positions of rows that are all of one length."""
+        """Return the views into which `write` copies new positions. All rows must have the same length."""
         (start,) = set(self.lengths)
         assert start + num_new <= self.capacity, f"the cache holds {self.capacity} positions, not {start + num_new}"
         return tuple(stored.narrow(-2, start, num_new) for stored in self.layers[layer])
 
     def filled(self, layer: int, num_new: int) -> Tensors:
-        """Return what a layer holds with the new positions, as wide as the longest row."""
+        """Return the views of a layer up to the last new position of the longest row."""
         return tuple(stored.narrow(-2, 0, max(self.lengths) + num_new) for stored in self.layers[layer])
 
     def write(self, layer: int, new: Tensors) -> Tensors:
-        """Append new positions to every row and return what the layer then holds.
+        """Append new positions to every row of a layer and return what the layer then holds.
 
-        The lengths do not move until `advance`, so that all layers of a pass write at the same place.
+        Only `advance` changes the lengths, so that all layers of a pass write to the same positions.
         """
         num_new = new[0].shape[-2]
         end = max(self.lengths) + num_new
@@ -125,7 +128,7 @@ class Cache:
         return self.filled(layer, num_new)
 
     def attend(self, layer: int, queries: Tensors, new: Tensors, attend: Attend) -> Tensor:
-        """Write new positions, and let the queries see all that their rows hold."""
+        """Write the new positions, then attend to everything that the rows hold."""
         return attend(queries, self.write(layer, new))
 
     def advance(self, num_new: int) -> None:
@@ -133,10 +136,10 @@ class Cache:
 
 
 class CacheRows:
-    """Rows of several caches that take one position in one pass, each attended by itself.
+    """Rows of several caches that are decoded together, one position per pass. Each row attends only to itself.
 
-    A pass of always the same number of rows rounds always alike: rows that are missing repeat the first one, at no
-    cost in attention, and write nothing.
+    A matmul may round differently for another number of rows, so every pass has `num_rows` rows. The first row is
+    repeated in place of missing rows; the repetitions write nothing and are left out of attention.
     """
 
     def __init__(self, caches: Sequence[Cache], num_rows: int) -> None:
@@ -156,7 +159,7 @@ class CacheRows:
         return positions + positions[:1] * (self.num_rows - len(positions))
 
     def mask(self, num_new: int) -> AttentionMask:
-        """Return the mask of one query a row, which sees all that its row holds."""
+        """Return the mask of one query per row, which sees all positions of its row."""
         assert num_new == 1, f"rows of several caches take one position at a time, not {num_new}"
         return AttentionMask(tensor=None, is_causal=False)
 
@@ -165,7 +168,7 @@ class CacheRows:
             cache.advance(num_new)
 
     def attend(self, layer: int, queries: Tensors, new: Tensors, attend: Attend) -> Tensor:
-        """Write the new position of every row, and let each query see its own row alone."""
+        """Write the new position of every row, and attend in each row separately."""
         outputs = []
         for i, cache in enumerate(self._caches):
             held = cache.write(layer, tuple(t[i : i + 1] for t in new))
@@ -178,12 +181,12 @@ AnyCache = Cache | CacheRows
 
 @dataclass(frozen=True)
 class CacheLayer:
-    """One layer of a cache: what its attention reads and writes."""
+    """One layer of a cache, which the attention of that layer reads and writes."""
 
     cache: AnyCache
     index: int
 
 
 def attend_cached(layer: CacheLayer | None, queries: Tensors, new: Tensors, attend: Attend) -> Tensor:
-    """Let queries see the new keys and values, and those before them that a cache holds."""
+    """Attend to the new keys and values and, if there is a cache, to the earlier ones that it holds."""
     return attend(queries, new) if layer is None else layer.cache.attend(layer.index, queries, new, attend)

@@ -1,8 +1,8 @@
-"""The second half of DeepEncoder: CLIP's vision transformer, fed with SAM's map instead of patches of pixels.
+"""The second half of DeepEncoder: CLIP's vision transformer, which reads SAM's map instead of patches of pixels.
 
-A class token stands before the tokens and is dropped behind the blocks by the caller. There is no norm behind the last
-block. The released files also hold a patch embedding that nothing reads: it is carried, so that what was loaded can be
-saved whole. `pre_layrnorm` is misspelt in the files.
+A class token comes before the other tokens; the caller drops it after the last block. No norm follows the last block.
+The released files also hold a patch embedding that nothing reads. It is kept so that a loaded model can be saved
+completely. The name `pre_layrnorm` is misspelled in the files.
 
 Source: arXiv 2103.00020 (CLIP); released `deepencoder/clip_sdpa.py`. Golden: tests/golden/ocr.
 """
@@ -18,7 +18,7 @@ NORM_EPS = 1e-5
 
 
 class CarriedPatchEmbedding(nn.Module):
-    """The weights of CLIP's own patch embedding: in every released file, read by nothing, so never trained."""
+    """The weights of CLIP's own patch embedding, which every released file has. They are neither used nor trained."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class CarriedPatchEmbedding(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Class token and map tokens, with the positions that were learned for CLIP's own patches."""
+    """Put the class token before the map's tokens, and add the positions that were learned for CLIP's own patches."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with x * sigmoid(1.702 x) between, CLIP's quick form of GELU."""
+    """Two linear layers with CLIP's approximation of GELU between them, x * sigmoid(1.702 x)."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Transformer(nn.Module):
 
 
 class ClipEncoder(nn.Module):
-    """Maps [I, width, h, w] to tokens [I, 1 + h * w, width], the class token first."""
+    """Encode maps [I, width, h, w] as tokens [I, 1 + h * w, width], the class token first."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

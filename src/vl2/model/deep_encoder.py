@@ -1,7 +1,7 @@
-"""DeepEncoder, the image encoder of DeepSeek-OCR: views [I, 3, P, P] to features [I, (P / 64)^2, width].
+"""DeepEncoder, the image encoder of DeepSeek-OCR. It maps views [I, 3, P, P] to features [I, (P / 64)^2, width].
 
-SAM sees fine print cheaply, since most of its blocks see windows; its map, 16 times fewer tokens, goes through CLIP. A
-feature is CLIP's and, behind it, SAM's.
+SAM reads small patches, and this stays cheap because most of its blocks attend within windows. Its map has 16 times
+fewer tokens than patches and is CLIP's input. A feature is CLIP's output followed by SAM's.
 
 Source: arXiv 2510.18234, section 3.2; released `deepseek_ocr.py`. Golden: tests/golden/ocr.
 """
@@ -15,7 +15,7 @@ from vl2.model.sam import SamEncoder
 
 
 class DeepEncoder(nn.Module):
-    """Encode views independently of one another. All views of a call are of one size."""
+    """Encode views independently of one another. All views of a call must have the same size."""
 
     def __init__(self, config: DeepEncoderConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models without memory: shapes on the meta device, to count, to plan, or to be given weights afterwards."""
+"""Build models on the meta device, which have shapes but no memory: to count, to plan, or to load weights later."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def shapes_only() -> Iterator[None]:
-    """Make modules on the meta device, and draw no initial weights for them.
+    """Build modules on the meta device, and draw no initial weights for them.
 
-    There is nothing to draw into, and on that device PyTorch's initializers bring its compiler with them: 70 MB, and a
-    second of importing.
+    Meta tensors have no values to initialize. On that device PyTorch's initializers would also import its compiler,
+    which takes 70 MB and a second.
     """
     with torch.device("meta"), _NoInitialWeights():
         yield
 
 
 class _NoInitialWeights(TorchFunctionMode):
-    """Leaves out what `torch.nn.init` would do."""
+    """Skip every function of `torch.nn.init` and return its tensor unchanged."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":

@@ -1,12 +1,12 @@
 """Initial weights for training from scratch: the released initializers, and fan-in scaling in the encoder.
 
-The encoder's positions start as waves along both sides, as large as the patches that they place. From small random
-ones it takes thousands of steps until a patch finds its neighbors, and until then nothing that lies over two patches
-is recognized. Source: arXiv 2205.01580, section 3.
+The encoder's positions start as sine and cosine waves along both axes, about as large as the embedded patches to which
+they are added. From small random positions it takes thousands of steps until a patch finds its neighbors, and until
+then nothing that spans two patches is recognized. Source: arXiv 2205.01580, section 3.
 
-The language model draws from a normal distribution with the configured `initializer_range`, the newline
-and separator vectors with deviation 1 / sqrt(D), as released. The paper starts the encoder from SigLIP's
-weights and says nothing of random ones, so there the choice is ours.
+The language model draws from a normal distribution with the configured `initializer_range`. The newline and separator
+vectors have standard deviation 1 / sqrt(D), as released. The paper starts the encoder from SigLIP's weights and
+describes no random ones, so the encoder's initialization is our choice.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from vl2.model.vl2 import VL2
 
 @torch.no_grad()
 def init_weights(model: VL2, seed: int) -> None:
-    """Fill every weight from one generator. In place; the same seed gives the same weights on every machine."""
+    """Fill every weight in place from one generator. The same seed gives the same weights on every machine."""
     generator = torch.Generator().manual_seed(seed)
-    # The two vectors of the layout last.
+    # Newline and separator, the only names without a dot, are drawn last.
     for name, parameter in sorted(model.named_parameters(), key=lambda named: "." not in named[0]):
         parameter.copy_(initial_values(name, parameter.shape, model.config, generator))
 
@@ -37,7 +37,7 @@ def initial_values(name: str, shape: Sequence[int], config: ModelConfig, generat
     if "." not in name:  # newline and separator
         deviation = config.projector_config.n_embed**-0.5
     elif len(shape) == 1 and not name.endswith("class_embedding"):
-        return torch.ones(*shape) if name.endswith(".weight") else torch.zeros(*shape)  # of a norm; a bias
+        return torch.ones(*shape) if name.endswith(".weight") else torch.zeros(*shape)  # norm weights and biases
     elif name.startswith(("vision.", "projector.")) and name.endswith(".weight") and "embedding" not in name:
         deviation = math.prod(shape[1:]) ** -0.5
     else:
@@ -46,8 +46,11 @@ def initial_values(name: str, shape: Sequence[int], config: ModelConfig, generat
 
 
 def wave_positions(side: int, width: int) -> Tensor:
-    """Return the positions of `side` x `side` patches, row by row, [side^2, width]: sines and cosines of the column in
-    the first half, of the row in the second. Wavelengths go from one patch times 2 pi to 10,000 times that."""
+    """Return position embeddings of `side` x `side` patches, row by row, [side^2, width].
+
+    The first half of the channels holds sines and cosines of the column, the second half those of the row. Wavelengths
+    range from 2 pi patches to 10,000 times that.
+    """
     half = width // 2
     frequencies = 10_000.0 ** -(torch.arange(half // 2) / (half // 2))
     angles = torch.arange(side).float()[:, None] * frequencies

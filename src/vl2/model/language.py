@@ -1,4 +1,4 @@
-"""The DeepSeekMoE language model: embeddings in, hidden states and logits out.
+"""The DeepSeekMoE language model. It maps embeddings to hidden states and logits.
 
 Source: arXiv 2405.04434; released DeepseekV2ForCausalLM. Golden: hidden_* and logits in tests/golden/reference/model.
 """
@@ -21,28 +21,28 @@ from vl2.model.rope import Angles, rotary_angles
 
 @dataclass(frozen=True, kw_only=True)
 class Hidden:
-    """What the decoder returns: states after the final norm, and routing statistics where they were asked for."""
+    """The decoder's output: states after the final norm, and routing statistics if they were requested."""
 
     states_BSD: Tensor
-    stats: list[RoutingStats]  # one per MoE layer, empty unless it was said whose balance is kept
+    stats: list[RoutingStats]  # one per MoE layer; empty if no `sequences_GT` was given
 
     @property
     def balance_loss(self) -> Tensor:
-        """The unweighted sum over the MoE layers, float32 scalar."""
+        """The sum of the balance losses of the MoE layers, unweighted, as a float32 scalar."""
         if not self.stats:
             return self.states_BSD.new_zeros((), dtype=torch.float32)
         return torch.stack([stats.balance_loss for stats in self.stats]).sum()
 
     @property
     def expert_load(self) -> Tensor:
-        """Slots per expert, int64 [MoE layers, E]."""
+        """The number of slots that went to each expert, int64 [MoE layers, E]."""
         if not self.stats:
             return torch.zeros(0, 0, dtype=torch.int64, device=self.states_BSD.device)
         return torch.stack([stats.expert_load for stats in self.stats])
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP or MoE, each on a normed copy and added back."""
+    """Attention, then an MLP or MoE. Each reads the normed states and adds its output to the residual."""
 
     def __init__(self, config: LanguageConfig, index: int) -> None:
         super().__init__()
@@ -63,7 +63,10 @@ class DecoderLayer(nn.Module):
         last_only: bool = False,
         equal_blocks: bool = False,
     ) -> tuple[Tensor, RoutingStats | None]:
-        """Return the states of all positions, or of the last [B, 1, D]; and of a MoE layer its routing statistics."""
+        """Return the states [B, S, D], or with `last_only` [B, 1, D], and the routing statistics.
+
+        The statistics are None for a dense layer, and if `sequences_GT` is not given.
+        """
         attended_BSD = self.self_attn(self.input_layernorm(x_BSD), angles, mask, cache, last_only=last_only)
         x_BSD = (x_BSD[:, -1:] if last_only else x_BSD) + attended_BSD
         normed_BSD = self.post_attention_layernorm(x_BSD)
@@ -74,7 +77,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token table, layers and final norm."""
+    """Token embeddings, decoder layers and final norm."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
@@ -95,10 +98,10 @@ class Decoder(nn.Module):
         last_only: bool = False,
         equal_blocks: bool = False,
     ) -> Hidden:
-        """Return the states of all positions, or of the last.
+        """Return the states of all positions, or with `last_only` of the last position.
 
-        Of the last alone, the last layer computes only keys and values for earlier positions. `equal_blocks` is for
-        rows that must not change each other's arithmetic, see `vl2.model.moe.block_rows`.
+        With `last_only` the last layer computes only keys and values for earlier positions. `equal_blocks` is for rows
+        that must not change each other's rounding, see `vl2.model.moe.block_rows`.
         """
         angles = rotary_angles(positions_BS, self.rotary_dim, self.config.rope_theta, self.config.rope_scaling)
         collected = []
@@ -124,14 +127,15 @@ class LanguageModel(nn.Module):
         return embeds_BSD
 
     def logits(self, states_BSD: Tensor) -> Tensor:
-        """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 of them are 2 GB."""
+        """Return float32 logits [..., V]. Select positions first: 4,096 x 129,280 logits take 2 GB."""
         logits: Tensor = self.lm_head(states_BSD)
         return logits.float()
 
     def extend(self, embeds_BSD: Tensor, cache: AnyCache, *, last_only: bool = False) -> Tensor:
         """Append S positions to every row of the cache; return their states [B, S, D], or the last ones [B, 1, D].
 
-        Rows that take one position each are rows of different requests: none changes the arithmetic of another.
+        When every row gets one position, the rows belong to different requests, so `equal_blocks` is set: the result
+        of a request then does not depend on the other requests.
         """
         num_new, device = embeds_BSD.shape[1], embeds_BSD.device
         starts_B1 = torch.tensor(cache.positions, device=device).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The small layers that everything else is made of: the RMS norm and the gated MLP.
+"""The small layers that the language model is built from: the RMS norm and the gated MLP.
 
 Source: released DeepseekV2RMSNorm and DeepseekV2MLP. Golden: hidden_* in tests/golden/reference/model.
 """
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class RMSNorm(nn.Module):
-    """Divide by the root mean square, in float32; cast back before the weight is applied, as released."""
+    """Divide by the root mean square in float32, and cast back before multiplying by the weight, as released."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -26,9 +26,9 @@ class RMSNorm(nn.Module):
 
 
 class _RMSNorm(torch.autograd.Function):
-    """The norm with its gradient written out: half as many passes over the activations as step by step.
+    """The norm with a hand-written gradient, which makes half as many passes over the activations as autograd would.
 
-    A test holds it equal to `weight * (x.float() * rsqrt(mean(x.float() ** 2) + eps)).to(x.dtype)`.
+    A test compares it with `weight * (x.float() * rsqrt(mean(x.float() ** 2) + eps)).to(x.dtype)`.
     """
 
     @staticmethod
@@ -53,7 +53,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)): the dense layers and the shared experts."""
+    """Compute down(silu(gate(x)) * up(x)). The dense layers and the shared experts use it."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Arrange the visual tokens of an image's views into one sequence, and put them at their places in the prompt.
+"""Arrange the visual tokens of an image's views in one sequence, and insert them into the embedded prompt.
 
 The order depends on the layout and the grid alone (`vl2.grid`), so it is computed once for each as a table of indices
 and applied as one gather.
@@ -21,9 +21,10 @@ NEWLINE_INDEX, SEPARATOR_INDEX = -1, -2
 
 @lru_cache(maxsize=256)
 def image_order(grid: Grid, layout: ImageLayout) -> Tensor:
-    """Return for each token of an image its index among the tokens of the image's views, or one of the two above.
+    """Return for each token of an image its index among the tokens of the image's views, int64 [tokens].
 
-    The views are counted overview first, then the tiles row by row. int64.
+    The views are counted overview first, then the tiles row by row. A newline has NEWLINE_INDEX, the separator
+    SEPARATOR_INDEX.
     """
     order = torch.cat(
         [
@@ -49,13 +50,13 @@ def arrange_views(
 ) -> Tensor:
     """Return the visual tokens of all images, one after another, [tokens, D].
 
-    `tokens_TD` are those of the views: image by image, overview first; `grids` are (columns, rows).
+    `tokens_TD` holds the tokens of the views, image by image, overview first. Grids are (columns, rows).
     """
     num_expected = sum(_num_view_tokens(grid, layout) for grid in grids)
     assert len(tokens_TD) == num_expected, (
         f"{len(tokens_TD)} tokens of views given, grids {list(grids)} need {num_expected}"
     )
-    # The two learned vectors stand behind the views' tokens, where the negative indices find them.
+    # The two learned vectors are appended to the views' tokens, so that the negative indices point to them.
     pool = torch.cat((tokens_TD, separator_D.unsqueeze(0), newline_D.unsqueeze(0)))
     pieces, first = [], 0
     for grid in grids:
@@ -66,13 +67,13 @@ def arrange_views(
 
 
 def arrange_tiles(tokens_IQD: Tensor, grids: Sequence[Grid], newline_D: Tensor, separator_D: Tensor) -> Tensor:
-    """Return the visual tokens of images of DeepSeek-VL2, whose views are all in one stack, [tokens, D]."""
+    """Return the visual tokens of images of DeepSeek-VL2, [tokens, D]. All their views are in one stack."""
     layout = OverviewFirst.of_side(side_of(tokens_IQD))
     return arrange_views(tokens_IQD.flatten(0, 1), grids, layout, newline_D, separator_D)
 
 
 def side_of(tokens_IQD: Tensor) -> int:
-    """Return how many tokens lie along one side of the views of a stack."""
+    """Return the number of tokens along one side of each view of a stack."""
     return math.isqrt(tokens_IQD.shape[1])
 
 

@@ -1,6 +1,6 @@
-"""Which keys each query may see: causal, within documents, over a cache.
+"""Attention masks: which keys each query may see. Masks are causal, also within documents and over a cache.
 
-S queries, L keys.
+S is the number of queries, L the number of keys.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class Documents:
     """Where the documents of a packed sequence lie."""
 
     cu_seqlens: Tensor  # int32 [n + 1]; document k is cu_seqlens[k] : cu_seqlens[k + 1]
-    max_seqlen: int  # the longest, known on the host
-    lengths: tuple[int, ...]  # without empty ones; left empty on a device, where nothing loops over them
+    max_seqlen: int  # the length of the longest document, known on the host
+    lengths: tuple[int, ...]  # of the documents that are not empty; () on CUDA, where nothing loops over them
 
     def mask(self, S: int) -> Tensor:
-        """Return which of all places may see which, bool [S, S]; for what has no better way."""
+        """Return the mask over the whole sequence, bool [S, S], for attention that cannot run document by document."""
         borders = self.cu_seqlens
         document_S = torch.bucketize(torch.arange(S, device=borders.device), borders[1:], right=True)
         return (document_S[:, None] == document_S[None, :]).tril()
@@ -28,34 +28,34 @@ class Documents:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMask:
-    """Which keys each query may see: a tensor, or one of the cases that need none."""
+    """Which keys each query may see, as a tensor or as one of the cases that need no tensor."""
 
     tensor: Tensor | None  # bool [B, 1, S, L], True where visible
-    is_causal: bool  # query i sees keys 0..i; only with S == L and no mask
+    is_causal: bool  # query i sees keys 0..i; only with S == L and no tensor
     documents: Documents | None = None  # query i sees keys 0..i of its own document; one row, S == L
-    prefix_length: int | None = None  # where it is known that query i sees keys 0..prefix_length + i in every row
+    prefix_length: int | None = None  # if set, query i sees keys 0..prefix_length + i in every row
 
     @classmethod
     def of_rows(cls, attention_mask_BS: Tensor | None) -> AttentionMask:
-        """Return a causal mask for each row; `attention_mask_BS` is needed only where padding stands before tokens."""
+        """Return a causal mask for each row. `attention_mask_BS` is needed only if padding comes before tokens."""
         if attention_mask_BS is None:
             return cls(tensor=None, is_causal=True)
         S = attention_mask_BS.shape[1]
         causal = torch.ones(S, S, dtype=torch.bool, device=attention_mask_BS.device).tril()
-        # A padded query sees itself: a row that sees nothing would be NaN, and NaN spreads.
+        # A padding query sees itself: a softmax over no keys would be NaN, and NaN spreads.
         itself = torch.eye(S, dtype=torch.bool, device=causal.device)
         return cls(tensor=(causal & attention_mask_BS[:, None, None, :]) | itself, is_causal=False)
 
     @classmethod
     def of_documents(cls, cu_seqlens: Tensor, max_seqlen: int) -> AttentionMask:
-        """Return a causal mask within each document of one packed row, which the borders cover from end to end."""
+        """Return a causal mask within each document of one packed row. The documents must cover the whole row."""
         lengths = () if cu_seqlens.is_cuda else tuple(n for n in cu_seqlens.diff().tolist() if n)
         documents = Documents(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths)
         return cls(tensor=None, is_causal=False, documents=documents)
 
     @classmethod
     def of_cache(cls, lengths: list[int], num_new: int, device: torch.device) -> AttentionMask:
-        """Return the mask of S new queries over rows that already hold `lengths` positions."""
+        """Return the mask of `num_new` new queries over rows that already hold `lengths` positions."""
         prefix_length = lengths[0] if len(set(lengths)) == 1 else None
         if prefix_length == 0:
             return cls(tensor=None, is_causal=True, prefix_length=0)
@@ -68,14 +68,14 @@ class AttentionMask:
         return cls(tensor=visible.unsqueeze(1), is_causal=False, prefix_length=prefix_length)
 
     def of_last(self, S: int) -> AttentionMask:
-        """Return the mask of the last of S queries alone. There is none for packed documents."""
+        """Return the mask of the last of S queries alone. Packed documents are not supported."""
         assert self.documents is None, "packed documents have no mask of the last query alone"
         if self.prefix_length is not None:  # then it sees every key
             return AttentionMask(tensor=None, is_causal=False, prefix_length=self.prefix_length + S - 1)
         return AttentionMask(tensor=None if self.tensor is None else self.tensor[:, :, -1:], is_causal=False)
 
     def dense(self, S: int, L: int, device: torch.device) -> Tensor | None:
-        """Return it as a tensor that broadcasts to [B, H, S, L]; None where every key is visible."""
+        """Return the mask as a tensor that broadcasts to [B, H, S, L], or None if every key is visible."""
         if self.documents is not None:
             return self.documents.mask(S)
         return torch.ones(S, L, dtype=torch.bool, device=device).tril() if self.is_causal else self.tensor

@@ -1,6 +1,7 @@
 """Routed experts whose matrices stay memory-mapped from the released files, for inference.
 
-To stack them is to copy three quarters of tiny. Otherwise they are what `vl2.model.moe.Experts` is.
+Stacking the matrices would copy three quarters of the tiny model. Apart from storage, these experts are equivalent to
+`vl2.model.moe.Experts`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ Pair = tuple[Tensor, Tensor]
 
 
 class MemoryMappedExperts(PlainExperts):
-    """E gated MLPs with two matrices each, contiguous and parameters."""
+    """E gated MLPs with two contiguous matrices each, every matrix a parameter of its own."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
-        """Take [2 F, D] and [D, F] of every expert. Nothing is copied."""
+        """Take the matrices [2 F, D] and [D, F] of every expert without copying them."""
         super().__init__()
         self.num_experts = len(pairs)
         for expert, matrices in enumerate(pairs):
@@ -37,7 +38,7 @@ class MemoryMappedExperts(PlainExperts):
         return [self.pair(expert) for expert in range(self.num_experts)]
 
     def addresses(self) -> Tensor:
-        """Return where the gate, up and down projections of all experts lie, int64 [3, E]."""
+        """Return the addresses of the gate, up and down projections of all experts, int64 [3, E]."""
         rows = [(both.data_ptr(), both.data_ptr() + both.nbytes // 2, down.data_ptr()) for both, down in self.pairs()]
         return torch.tensor(rows, dtype=torch.int64).T.contiguous()
 
@@ -48,7 +49,7 @@ class MemoryMappedExperts(PlainExperts):
         return matmul_each(h_NF, [down for _, down in self.pairs()], counts_E)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Give every projection by its released name."""
+        """Add every projection to the state dict under its released name."""
         for expert, (gate_up, down) in enumerate(self.pairs()):
             gate, up = gate_up.chunk(2)
             for name, weight in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):

@@ -1,7 +1,7 @@
 """DeepSeekMoE: a router, E routed experts of which each token visits K, and shared experts for all tokens.
 
-One path for training and evaluation. The balance loss and the expert load are returned, never injected
-into autograd, so the trainer alone decides how they are weighted. Router arithmetic is float32.
+Training and evaluation run the same code. The balance loss and the expert load are returned, never injected into
+autograd, so the trainer alone decides how they are weighted. The router computes in float32.
 
 Source: arXiv 2401.06066 (experts), 2412.19437 (sigmoid routing), 2408.15664 (expert bias); released MoEGate.
 Golden: tests/golden/reference/router, router_L_* in tests/golden/reference/model.
@@ -26,14 +26,14 @@ Balance = Literal["sequence", "batch"]
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingStats:
-    """What one MoE layer reports of a pass."""
+    """The balance loss and the expert load of one MoE layer in one pass."""
 
     balance_loss: Tensor  # float32 scalar, unweighted; 1 when the load is even
     expert_load: Tensor  # int64 [E], slots per expert
 
 
 class Router(nn.Module):
-    """Choose K experts per token, with their weights."""
+    """Choose K experts for each token, and their weights."""
 
     e_score_correction_bias: Tensor | None
 
@@ -48,7 +48,7 @@ class Router(nn.Module):
         self.register_buffer("e_score_correction_bias", bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
-        # The bias is a sum of many small steps, which bfloat16 would round away: no cast may touch it.
+        # The bias sums many small steps, which bfloat16 would round away, so it stays float32 when the model is cast.
         bias = self.e_score_correction_bias
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         moved = self.e_score_correction_bias
@@ -71,6 +71,7 @@ class Router(nn.Module):
         return F.linear(x_TD.float(), self.weight.float())
 
     def _choose(self, scores_TE: Tensor) -> Tensor:
+        """Return the K experts of each token, [T, K]. With groups, only those of the best groups are candidates."""
         method = self.config.topk_method
         if self.e_score_correction_bias is not None:
             # The bias steers the choice only; the weights come from the unbiased scores.
@@ -82,20 +83,21 @@ class Router(nn.Module):
             group_score_TG = grouped_TGE.topk(best, dim=-1).values.sum(dim=-1)
             kept = group_score_TG.topk(self.config.topk_group or 1, dim=-1, sorted=False).indices
             is_dropped_TG = torch.ones_like(group_score_TG, dtype=torch.bool).scatter(1, kept, False)
-            # -inf, not 0 as released: a biased score may be negative, and then a dropped expert would win.
+            # Exclude the dropped experts with -inf. The released code uses 0, with which a dropped expert would win if
+            # the biased scores of the others are negative.
             scores_TE = grouped_TGE.masked_fill(is_dropped_TG.unsqueeze(-1), float("-inf")).flatten(1)
         return self.topk(scores_TE)
 
     def topk(self, scores_TE: Tensor) -> Tensor:
-        """Return the indices of the K largest scores of every token, [T, K], in no order."""
+        """Return the indices of the K largest scores of every token, [T, K], in any order."""
         return scores_TE.topk(self.experts_per_token, dim=-1, sorted=False).indices
 
 
 class PlainExperts(nn.Module, ABC):
-    """E gated MLPs with plain weights, wherever these lie; gate and up projection are one matrix."""
+    """E gated MLPs with unquantized weights. The gate and up projections of an expert are one matrix."""
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        """Run rows sorted by expert, `counts_E` rows for each."""
+        """Run each expert on its rows, [N, D]. The rows are sorted by expert, `counts_E` rows for each."""
         return self.down(swiglu(self.gate_up(x_ND, counts_E)), counts_E)
 
     @abstractmethod
@@ -108,7 +110,7 @@ class PlainExperts(nn.Module, ABC):
 
 
 class Experts(PlainExperts):
-    """E gated MLPs with stacked weights."""
+    """E gated MLPs whose weights are stacked in one tensor per matrix."""
 
     def __init__(self, num_experts: int, width: int, hidden: int) -> None:
         super().__init__()
@@ -129,17 +131,17 @@ def swiglu(gate_up_NF: Tensor) -> Tensor:
 
 
 def grouped_matmul(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
-    """Multiply rows sorted by expert, `counts_E` rows for each, by the matrix of their expert: [N, F]."""
+    """Multiply each row by the matrix of its expert, [N, F]. Rows are sorted by expert, `counts_E` rows for each."""
     run = _grouped_mm if _use_grouped_mm(x_ND, weight_EFD) else _looped_matmul
     return run(x_ND, weight_EFD, counts_E)
 
 
 def _use_grouped_mm(x_ND: Tensor, weight_EFD: Tensor) -> bool:
-    """Whether PyTorch's grouped product takes these tensors and is the faster way.
+    """Tell whether PyTorch's grouped matmul supports these tensors and is faster than a loop over the experts.
 
-    On a CPU it wins where gradients are needed and loses nothing to the loop elsewhere but memory traffic:
-    with few tokens the loop touches only the experts in use. A card without a kernel for it does what a CPU does.
-    CUDA kernels take bfloat16 and rows of 16 bytes.
+    On a CPU it is faster if gradients are needed. Without gradients the loop has less memory traffic, because with few
+    tokens it reads only the experts in use. A GPU without a kernel for grouped matmul follows the same rule. The CUDA
+    kernels need bfloat16 and rows that are multiples of 16 bytes.
     """
     if x_ND.dtype != weight_EFD.dtype or not is_aligned(weight_EFD):
         return False
@@ -151,14 +153,15 @@ def _use_grouped_mm(x_ND: Tensor, weight_EFD: Tensor) -> bool:
 
 
 def is_aligned(weight_EFD: Tensor) -> bool:
-    """Whether rows and columns of each matrix are whole blocks of 16 bytes."""
+    """Tell whether the rows and columns of each matrix are multiples of 16 bytes."""
     return all(side * weight_EFD.element_size() % 16 == 0 for side in weight_EFD.shape[1:])
 
 
 def has_grouped_mm(capability: tuple[int, int], hip: str | None) -> bool:
-    """Whether PyTorch has a kernel for grouped products on a card of this compute capability, `hip` on AMD's.
+    """Tell whether PyTorch has a grouped matmul kernel for a GPU of this compute capability.
 
-    On others it loops over the experts as well, and waits for the device to know how many rows each of them has.
+    `hip` is PyTorch's HIP version on AMD GPUs, None on others. Without a kernel, PyTorch too loops over the experts,
+    and waits for the device to learn how many rows each expert has.
     """
     return hip is None and capability[0] in (9, 10)
 
@@ -169,13 +172,13 @@ def _grouped_mm(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
 
 
 def _looped_matmul(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
-    # Never index a stacked parameter where gradients are needed: the backward pass of each index
-    # builds a zero gradient of the whole stack.
+    # Never index a stacked parameter if gradients are needed: the backward pass of each index builds a gradient of the
+    # whole stack that is zero elsewhere.
     return matmul_each(x_ND, weight_EFD.unbind(0) if torch.is_grad_enabled() else weight_EFD, counts_E)
 
 
 def matmul_each(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Tensor) -> Tensor:
-    """Multiply rows sorted by expert by the matrix [F, D] of their expert, one expert after another: [N, F]."""
+    """Multiply rows sorted by expert by the matrix [F, D] of their expert, one expert after another. Return [N, F]."""
     counts = counts_E.tolist()  # the one host sync of the layer
     blocks = x_ND.split(counts)
     if torch.is_grad_enabled():
@@ -190,18 +193,18 @@ def matmul_each(x_ND: Tensor, weights: Sequence[Tensor] | Tensor, counts_E: Tens
 
 @dataclass(frozen=True, kw_only=True)
 class Blocks:
-    """The N slots sorted by expert, in M rows: some more than slots where blocks are rounded up."""
+    """The N slots sorted by expert, in M rows. There are more rows than slots if blocks are padded."""
 
-    token_index_M: Tensor  # the token that a row is a copy of; any token where the row is padding
+    token_index_M: Tensor  # the token that each row is a copy of; for a padding row, token 0
     row_index_TK: Tensor  # the row of every slot
     counts_E: Tensor  # rows of each expert's block, padding included
 
 
 def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Blocks:
-    """Give every expert a block of rows, in the order of its tokens, rounded up to a multiple of `block_rows`."""
+    """Give every expert a block of rows, in the order of its tokens, padded to a multiple of `block_rows`."""
     (T, K), slots_N = expert_TK.shape, expert_TK.flatten()
     order_N = slots_N.argsort(stable=True)
-    # Not by counting, which would wait for the device: where the sorted slots of an expert end says how many it has.
+    # Counting the slots of each expert would wait for the device. Searching for the end of each expert does not.
     ends_E = torch.searchsorted(slots_N[order_N], torch.arange(num_experts, device=slots_N.device), right=True)
     counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
     row_index_N, num_rows = torch.arange(T * K, device=slots_N.device), T * K
@@ -216,18 +219,18 @@ def sort_by_expert(expert_TK: Tensor, num_experts: int, block_rows: int) -> Bloc
     return Blocks(token_index_M=token_index_M, row_index_TK=row_index_TK, counts_E=counts_E)
 
 
-# Up to so many tokens all blocks may have one length: it costs as many products as there are tokens, for each expert.
+# With more tokens than this, blocks are not made equal: every expert would multiply as many rows as there are tokens.
 MAX_EQUAL_ROWS = 64
 
 
 def block_rows(x_TD: Tensor, experts: nn.Module, *, equal_blocks: bool) -> int:
-    """Return the multiple that each expert's block of rows is padded to, on a CPU.
+    """Return the multiple to which each expert's block of rows is padded. It is 1 except on a CPU.
 
-    A matmul of another shape may round otherwise, and how many tokens an expert gets depends on all tokens of a pass.
-    With `equal_blocks` every block has a row for each token, so that no token changes the arithmetic of another.
+    A matmul of another shape may round differently, and the number of an expert's tokens depends on all tokens of a
+    pass. With `equal_blocks` every block has a row for each token, so that no token changes the rounding of another.
 
     oneDNN compiles a bfloat16 kernel for each new shape, which takes some twenty times as long as the matmul and some
-    MB of memory, so row counts are padded to few shapes. Quantized experts multiply row by row.
+    MB of memory, so row counts are padded to few shapes. Quantized experts multiply row by row and need no padding.
     """
     if x_TD.device.type != "cpu":
         return 1
@@ -239,9 +242,10 @@ def block_rows(x_TD: Tensor, experts: nn.Module, *, equal_blocks: bool) -> int:
 
 
 class _Dispatch(torch.autograd.Function):
-    """Copy tokens to the rows of their experts. Backward every token sums its rows, in a fixed order.
+    """Copy tokens to the rows of their experts. In the backward pass every token sums the gradients of its rows.
 
-    The plain backward pass of indexing adds row by row, slowly on the CPU and in no fixed order on CUDA.
+    The order of this sum is fixed. PyTorch's own backward pass of indexing adds row by row, which is slow on the CPU
+    and has no fixed order on CUDA.
     """
 
     @staticmethod
@@ -257,7 +261,10 @@ class _Dispatch(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Copy rows back to the slots of their tokens, [T, K, D]. No two slots share a row, so backward copies as well."""
+    """Copy rows back to the slots of their tokens, [T, K, D].
+
+    No two slots share a row, so the backward pass is a copy as well. Padding rows get a zero gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows_MD: Tensor, row_index_TK: Tensor) -> Tensor:
@@ -273,13 +280,13 @@ class _Collect(torch.autograd.Function):
 
 
 def combine_experts(rows_MD: Tensor, row_index_TK: Tensor, weight_TK: Tensor) -> Tensor:
-    """Return the weighted sum of every token's K rows, in float32, as rows of the type that came in, [T, D]."""
+    """Return the weighted sum of each token's K rows, [T, D], computed in float32 and returned in the rows' type."""
     slots_TKD: Tensor = _Collect.apply(rows_MD, row_index_TK)  # type: ignore[no-untyped-call]
     return (slots_TKD * weight_TK.unsqueeze(-1)).sum(dim=1).to(rows_MD.dtype)
 
 
 class MoE(nn.Module):
-    """Send each token to its K experts and add the shared experts."""
+    """Run each token through its K experts, sum their weighted outputs, and add the shared experts' output."""
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
@@ -293,7 +300,10 @@ class MoE(nn.Module):
     def forward(
         self, x_BSD: Tensor, sequences_GT: Tensor | None = None, *, equal_blocks: bool = False
     ) -> tuple[Tensor, RoutingStats | None]:
-        """Return the mixed output; and the statistics, where `sequences_GT` says whose. See `block_rows`."""
+        """Return the output [B, S, D], and the routing statistics if `sequences_GT` is given (see `routing_stats`).
+
+        For `equal_blocks` see `block_rows`.
+        """
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
@@ -309,7 +319,7 @@ class MoE(nn.Module):
 def run_experts(
     experts: nn.Module, x_TD: Tensor, expert_TK: Tensor, num_experts: int, *, equal_blocks: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return a row for each slot of every token, sorted by expert, [M, D], and the row of every slot, [T, K]."""
+    """Return the experts' output rows sorted by expert, [M, D], and the row index of every slot, [T, K]."""
     rows = block_rows(x_TD, experts, equal_blocks=equal_blocks)
     blocks = sort_by_expert(expert_TK, num_experts, rows)
     rows_MD: Tensor = _Dispatch.apply(x_TD, blocks.token_index_M, blocks.row_index_TK)  # type: ignore[no-untyped-call]
@@ -319,9 +329,9 @@ def run_experts(
 def routing_stats(scores_TE: Tensor, expert_TK: Tensor, sequences_GT: Tensor) -> RoutingStats:
     """Return the load of every expert, and the balance loss sum_e f_e * P_e averaged over the sequences.
 
-    `sequences_GT` is 1 where a token belongs to a sequence, float32; a token of none, padding, does not count, nor
-    does a sequence without tokens. f_e is the share of a sequence's slots that went to expert e times E, P_e the
-    mean score of e, its scores normalized to sum 1 over the experts. Only P carries a gradient.
+    `sequences_GT` (float32) is 1 where a token belongs to a sequence. Padding belongs to none and is not counted;
+    sequences without tokens are left out of the average. f_e is E times the share of a sequence's slots that went to
+    expert e. P_e is the mean score of e, after each token's scores are normalized to the sum 1. Only P has a gradient.
     """
     E, K = scores_TE.shape[1], expert_TK.shape[1]
     chosen_TE = torch.zeros_like(scores_TE).scatter(1, expert_TK, 1.0)
@@ -334,7 +344,10 @@ def routing_stats(scores_TE: Tensor, expert_TK: Tensor, sequences_GT: Tensor) ->
 
 
 def sequences_of_rows(token_mask_BS: Tensor, balance: Balance) -> Tensor:
-    """Return whose balance is kept in padded rows, [G, B * S]: each row's, or that of all together."""
+    """Return the sequences over which padded rows are balanced, [G, B * S], as `routing_stats` takes them.
+
+    With "sequence" each row is one, with "batch" all rows together are one.
+    """
     B = len(token_mask_BS)
     if balance == "batch":
         return token_mask_BS.flatten().unsqueeze(0).float()
@@ -343,7 +356,11 @@ def sequences_of_rows(token_mask_BS: Tensor, balance: Balance) -> Tensor:
 
 
 def sequences_of_documents(cu_seqlens: Tensor, S: int, num_tokens: int, balance: Balance) -> Tensor:
-    """Return whose balance is kept in a packed sequence, [G, S]: each document's, or that of the first `num_tokens`."""
+    """Return the sequences over which a packed row is balanced, [G, S], as `routing_stats` takes them.
+
+    With "sequence" each document is one, with "batch" the first `num_tokens` tokens together are one. Later tokens are
+    padding and belong to none.
+    """
     place_S = torch.arange(S, device=cu_seqlens.device)
     is_real_S = place_S < num_tokens
     if balance == "batch":
@@ -354,7 +371,7 @@ def sequences_of_documents(cu_seqlens: Tensor, S: int, num_tokens: int, balance:
 
 @torch.no_grad()
 def update_expert_bias(router: Router, expert_load_E: Tensor, step: float) -> None:
-    """Move the bias of every overloaded expert down by `step` and of every underloaded one up. In place.
+    """Lower the bias of every overloaded expert by `step` and raise that of every underloaded one, in place.
 
     `expert_load_E` counts the slots of all tokens of the optimizer step, over all ranks. Source: arXiv 2408.15664.
     """

@@ -1,7 +1,7 @@
-"""The adaptor between encoder and language model.
+"""The projector between the image encoder and the language model.
 
-DeepSeek-VL2's is a 2 x 2 pixel shuffle, then a two-layer MLP into the language model's width; DeepSeek-OCR's is one
-linear layer. A side that the ratio does not divide (27 patches) is padded with zeros on the right and at the bottom.
+DeepSeek-VL2's is a 2 x 2 pixel shuffle, then a two-layer MLP into the language model's width. DeepSeek-OCR's is one
+linear layer. If the ratio does not divide the side (27 patches), zeros are added on the right and at the bottom.
 
 Source: released MlpProjector "downsample_mlp_gelu" and "linear". Goldens: projector_out in
 tests/golden/reference/model; tests/golden/ocr.
@@ -23,7 +23,7 @@ def pixel_shuffle(x_IhwC: Tensor, ratio: int) -> Tensor:
 
 
 class Projector(nn.Module):
-    """Patch features [I, patches, width] to visual tokens [I, Q, D]."""
+    """Map patch features [I, patches, width] to visual tokens [I, Q, D]."""
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Projector(nn.Module):
 
 
 class LinearProjector(nn.Module):
-    """Features [I, tokens, width] to visual tokens [I, Q, D], one each."""
+    """Map each feature of [I, Q, width] to one visual token of [I, Q, D]."""
 
     def __init__(self, config: ProjectorConfig) -> None:
         super().__init__()

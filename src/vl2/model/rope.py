@@ -31,14 +31,14 @@ def rotary_angles(positions_BS: Tensor, dim: int, theta: float, scaling: RopeSca
 
 
 def _stretched(frequencies_C: Tensor, theta: float, scaling: RopeScaling) -> Tensor:
-    """Return YaRN's frequencies: fast ones as they are, slow ones divided by the factor, a ramp between.
+    """Return YaRN's frequencies. Fast ones stay, slow ones are divided by the factor, and a linear ramp joins the two.
 
-    Source: arXiv 2309.00071, section 3.2; where the ramp begins and ends is rounded as in DeepSeek-V2's released code.
+    Source: arXiv 2309.00071, section 3.2. The ends of the ramp are rounded as in DeepSeek-V2's released code.
     """
     dim, length = 2 * len(frequencies_C), scaling.original_max_position_embeddings
 
     def pair_with(turns: float) -> float:
-        """Return which pair of channels turns this often within the original context."""
+        """Return the index, not rounded, of the channel pair that makes this many turns in the original context."""
         return dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     first = max(math.floor(pair_with(scaling.beta_fast)), 0)
@@ -67,5 +67,5 @@ def rotate_pairs(x_BSHC: Tensor, angles: Angles) -> Tensor:
 
 
 def _rotate(first: Tensor, second: Tensor, angles: Angles) -> Tensor:
-    cos, sin = (a.unsqueeze(2) for a in angles)  # one head axis
+    cos, sin = (a.unsqueeze(2) for a in angles)  # the same for all heads
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -1,9 +1,10 @@
-"""The first half of DeepEncoder: SAM's vision transformer and two convolutions, views to maps 64 times smaller.
+"""The first half of DeepEncoder: SAM's vision transformer and two convolutions. Maps have 1/64 of a view's side.
 
-Twelve blocks over patches of 16 px. Most see a window of 14 x 14 patches at a time, four see the whole view. Their
-attention adds to each score a bias by how far the key lies from the query, the sum of one by row and one by column
-("decomposed relative positions"), each a product of the query with a learned vector. The neck brings the width to 256,
-and each convolution of stride 2 halves the sides: a view of 1024 px becomes 64 x 64 patches and 16 x 16 tokens.
+The transformer has twelve blocks over patches of 16 px. Most attend within windows of 14 x 14 patches, four attend over
+the whole view. The attention adds a bias to each score ("decomposed relative positions"): one term for the distance in
+rows plus one for the distance in columns, each the product of the query with a learned vector. The neck reduces the
+width to 256, and each convolution of stride 2 halves the sides. A view of 1024 px becomes 64 x 64 patches and then
+16 x 16 tokens.
 
 I views, h x w patches, H heads, C channels per head.
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from vl2.deep_encoder_config import SamConfig
 
 NORM_EPS = 1e-6
-# Scores of one block of queries at once, over all heads and views: 16 MB of float32. Those of a whole view take 800 MB.
+# Scores computed at once, over all heads and views: 16 MB of float32. The scores of a whole view would take 800 MB.
 SCORES_AT_ONCE = 1 << 22
 
 
@@ -65,7 +66,7 @@ class Attention(nn.Module):
         q_IHpC, k_IHpC, v_IHpC = qkv.permute(2, 0, 3, 1, 4)
         along_h_qkC = relative_positions(self.rel_pos_h, height)
         along_w_qkC = relative_positions(self.rel_pos_w, width)
-        # Rows of patches at a time: the biases of all queries together would fill the memory.
+        # Run some rows of queries at a time, because the biases of all queries together would fill the memory.
         scores_per_row = num_squares * self.num_heads * width * height * width
         rows_at_once = max(1, SCORES_AT_ONCE // scores_per_row)
         q_IHhwC = q_IHpC.unflatten(2, (height, width))
@@ -80,7 +81,7 @@ class Attention(nn.Module):
 
 
 def position_bias(q_IHywC: Tensor, along_h_ykC: Tensor, along_w_wkC: Tensor) -> Tensor:
-    """Return what is added to the scores of queries, [I, H, queries, keys]: by rows apart plus by columns apart."""
+    """Return the bias of the scores, [I, H, queries, keys]: a term for the row distance plus one for the columns."""
     by_row = torch.einsum("ihywc,ykc->ihywk", q_IHywC, along_h_ykC)
     by_column = torch.einsum("ihywc,wkc->ihywk", q_IHywC, along_w_wkC)
     return (by_row.unsqueeze(-1) + by_column.unsqueeze(-2)).flatten(4, 5).flatten(2, 3)
@@ -89,7 +90,7 @@ def position_bias(q_IHywC: Tensor, along_h_ykC: Tensor, along_w_wkC: Tensor) -> 
 def relative_positions(table_LC: Tensor, side: int) -> Tensor:
     """Return the learned vector of each query and key along one side, [side, side, C].
 
-    A table for another side is interpolated, in float32.
+    A table that was learned for another side is interpolated in float32.
     """
     if len(table_LC) != 2 * side - 1:
         stretched = F.interpolate(table_LC.float().t().unsqueeze(0), size=2 * side - 1, mode="linear")
@@ -136,9 +137,9 @@ class Block(nn.Module):
 
 
 def cut_windows(x_IhwD: Tensor, window: int) -> Tensor:
-    """Cut maps into windows, [windows, window, window, D]; a rest at the right or bottom is filled with zeros.
+    """Cut maps into windows, [windows, window, window, D], with zeros beyond the right and bottom edges.
 
-    What is filled in takes part in the attention of its window, as in the released model.
+    These zeros take part in the attention of their window, as in the released model.
     """
     _, height, width, _ = x_IhwD.shape
     x = F.pad(x_IhwD, (0, 0, 0, -width % window, 0, -height % window))
@@ -156,7 +157,7 @@ def join_windows(windows: Tensor, window: int, height: int, width: int) -> Tenso
 
 
 class SamEncoder(nn.Module):
-    """Views [I, 3, P, P] to maps [I, channels, P / 64, P / 64]."""
+    """Map views [I, 3, P, P] to feature maps [I, channels, P / 64, P / 64]."""
 
     def __init__(self, config: SamConfig) -> None:
         super().__init__()
@@ -186,7 +187,7 @@ class SamEncoder(nn.Module):
 
 
 def resize_positions(positions_1hwD: Tensor, side: int) -> Tensor:
-    """Return learned positions for a square of another side: bicubic, smoothed where it is smaller, in float32."""
+    """Return learned positions resized to another side: bicubic with antialiasing, computed in float32."""
     if positions_1hwD.shape[1] == side:
         return positions_1hwD
     maps = positions_1hwD.permute(0, 3, 1, 2).float()

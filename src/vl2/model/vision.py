@@ -1,7 +1,7 @@
-"""The SigLIP vision transformer: tiles [I, 3, P, P] to patch features [I, patches, width].
+"""The SigLIP vision transformer. It maps tiles [I, 3, P, P] to patch features [I, patches, width].
 
-All patch tokens of the last block after the final norm; no class token and no pooling. Released files
-also hold an attention pool that nothing reads: it is carried, so that what was loaded can be saved whole.
+The output is all patch tokens of the last block after the final norm, without a class token or pooling. Released files
+also hold an attention pool that nothing reads. It is kept so that a loaded model can be saved completely.
 
 Source: SigLIP-SO400M/14-384 as released (GELU in its tanh form, LayerNorm eps 1e-6).
 Golden: vision_patch_embed, vision_block0 and vision_out in tests/golden/reference/model.
@@ -17,7 +17,7 @@ NORM_EPS = 1e-6
 
 
 class PatchEmbed(nn.Module):
-    """Cut a tile into patches and project each one. A rest of less than one patch at the right or bottom is unseen."""
+    """Cut a tile into patches and project each one. Pixels at the right and bottom that fill no patch are ignored."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, tiles_I3PP: Tensor) -> Tensor:
         patches: Tensor = self.proj(tiles_I3PP)
-        # In the order of the patches: every norm that follows would copy it otherwise.
+        # Contiguous in the order of the patches, because otherwise every norm that follows would copy the tensor.
         return patches.flatten(2).transpose(1, 2).contiguous()
 
 
@@ -48,13 +48,13 @@ def attend(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
     """Return softmax(q k^T / sqrt(C)) v over all patches of a tile."""
     dtype = q_IHpC.dtype
     if q_IHpC.device.type == "cpu" and torch.is_grad_enabled():
-        # The CPU's kernel is two times slower in bfloat16, forward and backward together.
+        # Forward and backward together, the CPU's kernel takes twice as long in bfloat16 as in float32.
         q_IHpC, k_IHpC, v_IHpC = q_IHpC.float(), k_IHpC.float(), v_IHpC.float()
     return F.scaled_dot_product_attention(q_IHpC, k_IHpC, v_IHpC).to(dtype)
 
 
 class MLP(nn.Module):
-    """Two linear layers with GELU in its tanh form between."""
+    """Two linear layers with GELU in its tanh form between them."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class CarriedAttentionPool(nn.Module):
-    """The weights of SigLIP's pooling head: in every released file, read by nothing, so never trained."""
+    """The weights of SigLIP's pooling head, which every released file has. They are neither used nor trained."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The whole model: vision -> projector -> layout -> language.
 
-DeepSeek-VL2 and the DeepSeek-OCR family differ in the encoder, the projector and the order of an image's tokens;
-`config.json` decides, and the language model is the same.
+DeepSeek-VL2 and the DeepSeek-OCR family differ in the encoder, the projector and the order of an image's tokens, which
+`config.json` determines. Their language model is the same.
 
 Source: arXiv 2412.10302; released DeepseekVLV2ForCausalLM and DeepseekOCRForCausalLM. Goldens:
 tests/golden/reference/model, tests/golden/ocr.
@@ -30,7 +30,7 @@ from vl2.model.vision import VisionEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOutput:
-    """Logits of every position, and what the MoE layers report over unpadded tokens."""
+    """Logits of every position, and the statistics of the MoE layers over all tokens except padding."""
 
     logits: Tensor  # float32 [B, S, V]
     balance_loss: Tensor  # float32 scalar, unweighted: the sum over the MoE layers
@@ -57,7 +57,7 @@ class VL2(nn.Module):
 
     @property
     def siglip(self) -> VisionEncoder:
-        """The encoder of DeepSeek-VL2, for what is made for that alone; `config.siglip` refuses others."""
+        """The encoder of DeepSeek-VL2, for code that supports no other. `config.siglip` raises UserError for others."""
         assert isinstance(self.vision, VisionEncoder), f"the encoder is a {type(self.vision).__name__}"
         return self.vision
 
@@ -74,14 +74,14 @@ class VL2(nn.Module):
         return self._encode_tiles(tiles_I3PP)
 
     def _encode_tiles(self, tiles_I3PP: Tensor) -> Tensor:
-        # Apart from the public method, which may be wrapped as an entry of its own: entries must not be nested.
+        # Other methods call this one: FSDP may wrap the public one as a forward method, and these must not be nested.
         tokens: Tensor = self.projector(self.vision(tiles_I3PP))
         return tokens
 
     def arrange(self, tokens_IQD: Tensor, grids: Sequence[Grid], overviews_JQD: Tensor | None = None) -> Tensor:
         """Return the visual tokens of all images with newlines and separators, [tokens, D].
 
-        `overviews_JQD` are those of the views of whole images where these are encoded apart from the tiles.
+        `overviews_JQD` holds the tokens of overviews if these are encoded separately from the tiles.
         """
         tile_side = side_of(tokens_IQD)
         layout = self.config.layout(tile_side if overviews_JQD is None else side_of(overviews_JQD), tile_side)
@@ -91,18 +91,18 @@ class VL2(nn.Module):
         return arrange_views(views_TD, grids, layout, self.image_newline, self.view_separator)
 
     def arrange_image(self, views_TD: Tensor, grid: Grid, layout: ImageLayout) -> Tensor:
-        """Return the visual tokens of one image, [tokens, D], from those of its views, overview first."""
+        """Return the visual tokens of one image, [tokens, D], from the tokens of its views, overview first."""
         return arrange_views(views_TD, [grid], layout, self.image_newline, self.view_separator)
 
     def embed(self, input_ids_BS: Tensor, image_mask_BS: Tensor, visual_TD: Tensor | None) -> Tensor:
-        """Return the embedded prompt [B, S, D], visual tokens in their slots."""
+        """Return the embedded prompt [B, S, D] with the visual tokens in their slots."""
         embeds_BSD = self.language.embed(input_ids_BS)
         return embeds_BSD if visual_TD is None else place_visual(embeds_BSD, image_mask_BS, visual_TD)
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Run whole rows, padded on either side, with no cache."""
+        """Run whole rows without a cache. Rows may be padded on either side."""
         embeds_BSD = self.embed(batch.input_ids, batch.image_mask, self._encode(batch))
-        # A causal mask hides padding behind the tokens; only padding before them must be masked.
+        # A causal mask already hides padding after the tokens. Only padding before them must be masked.
         mask = AttentionMask.of_rows(batch.attention_mask if batch.is_left_padded else None)
         positions_BS = (batch.attention_mask.cumsum(dim=1) - 1).clamp(min=0)
         sequences_GT = sequences_of_rows(batch.attention_mask, self._balance)
@@ -114,9 +114,9 @@ class VL2(nn.Module):
         )
 
     def states(self, packed: PackedTensors, *, tokens_IQD: Tensor | None = None) -> Hidden:
-        """Run the documents of a packed sequence, each as if it were alone; states [1, S, D] after the final norm.
+        """Run each document of a packed sequence as if it were alone. Return states [1, S, D] after the final norm.
 
-        `tokens_IQD` are the visual tokens of its tiles where they have been encoded already.
+        `tokens_IQD` holds the visual tokens of its tiles if they have been encoded already.
         """
         return self.packed_states(packed, self.embed_packed(packed, tokens_IQD))
 
@@ -129,7 +129,7 @@ class VL2(nn.Module):
         return self.embed(packed.input_ids.unsqueeze(0), packed.image_mask.unsqueeze(0), visual_TD)
 
     def packed_states(self, packed: PackedTensors, embeds_1SD: Tensor) -> Hidden:
-        """Run the embedded documents of a packed sequence."""
+        """Run the embedded documents of a packed sequence, each as if it were alone."""
         num_positions = len(packed.input_ids)
         hidden: Hidden = self.language.model(
             embeds_1SD,
@@ -140,7 +140,7 @@ class VL2(nn.Module):
         return hidden
 
     def _encode(self, batch: Batch) -> Tensor | None:
-        """Return the visual tokens of all images in order, or None where there are none."""
+        """Return the visual tokens of all images in order, [tokens, D], or None without images."""
         if not len(batch.grids):
             return None
         grids = [(columns, rows) for columns, rows in batch.grids.tolist()]

@@ -1,1 +1,1 @@
-"""Images and messages to tensors, and the model's text back to boxes: everything before and after the network."""
+"""Everything before and after the network: turn images and messages into tensors, and the model's text into boxes."""

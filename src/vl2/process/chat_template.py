@@ -1,10 +1,10 @@
-"""Turns to token ids, labels and the places of the visual tokens, by the released template.
+"""Convert turns to token ids, labels and the places of the visual tokens, with the released chat template.
 
-The order is: bos, the system text without a role, then for each exchange `<|User|>: TEXT\\n\\n<|Assistant|>:`, the
-answer directly after the colon, and eos. The next exchange follows without a blank.
+The template starts with bos and the system text, which has no role. Each exchange follows as
+`<|User|>: TEXT\\n\\n<|Assistant|>:`, the answer directly after the colon, and eos. There is no space between exchanges.
 
-A document has no template: bos, its texts and images as they are, eos. The prompts of DeepSeek-OCR have none either:
-its vocabulary has no roles, so the turns follow one another as they are, each answer with its eos.
+A document is written without a template: bos, its texts and images unchanged, eos. The prompts of DeepSeek-OCR have no
+template either. Its vocabulary has no roles, so the turns are written one after another, each answer with its eos.
 
 Golden: tests/golden/reference/processor/conversations_*.json.
 """
@@ -21,7 +21,10 @@ from vl2.process.tokenizer import Specials, Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRow:
-    """Three lists of one length: ids, labels (IGNORE_ID where not trained), True where a visual token goes."""
+    """The tokens of a conversation: ids, labels (IGNORE_ID if not trained), and True in the slots of visual tokens.
+
+    The three lists have the same length.
+    """
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -47,12 +50,12 @@ def tokenize_turns(
     mask_prompt: bool,
     spells_answers: bool = False,
 ) -> TokenRow:
-    """Write a conversation. `image_tokens` is the number of visual tokens of each image, in order.
+    """Return the tokens of a conversation. `image_tokens` is the number of visual tokens of each image, in order.
 
-    For training every answer ends with eos. For answering, a last user turn leaves the assistant's
-    turn open, and a last assistant turn is left open too, to be continued. With `mask_prompt` the
-    labels are the answers, their eos, and the bos, as in the released processor. All text of a document is labeled;
-    it ends with eos only for training. With `spells_answers` answers are encoded character by character.
+    With `train` every answer ends with eos. Otherwise the assistant's turn at the end stays open: a new one after a
+    user turn, or the last assistant turn, which the model then continues. With `mask_prompt` the labels are the
+    answers, their eos, and the bos, as in the released processor. All text of a document is labeled, and the document
+    ends with eos only with `train`. With `spells_answers` answers are encoded character by character.
     """
     row = TokenRow()
     row.add([tokenizer.bos_id], is_trained=True)
@@ -76,7 +79,7 @@ def tokenize_turns(
 def tokenize_prompt(
     pieces: Sequence[Piece], tokenizer: Tokenizer, image_tokens: Sequence[int], *, train: bool
 ) -> TokenRow:
-    """Write a raw prompt without the template: bos, then the pieces as they are; eos at the end for training."""
+    """Return the tokens of a raw prompt without the template: bos, the pieces unchanged, and eos with `train`."""
     row = TokenRow()
     row.add([tokenizer.bos_id], is_trained=True)
     _write_pieces(row, pieces, tokenizer, iter(image_tokens), "all", is_trained=True)
@@ -89,8 +92,8 @@ def _write_user(row: TokenRow, turn: Turn, tokenizer: Tokenizer, images: Iterato
     if not tokenizer.has_roles:
         _write_pieces(row, turn.pieces, tokenizer, images, turn.specials, is_trained=is_trained)
         return
-    # The space and the blank line are encoded together with the text that they touch: byte pairs
-    # merge across that border. The role tokens are ids, so no text can imitate them.
+    # Encode the space and the blank line together with the text next to them, because byte pairs merge across these
+    # borders. The role tokens are added as ids, so no text can imitate them.
     row.add([tokenizer.user_id], is_trained=is_trained)
     _write_pieces(row, (": ", *turn.pieces, "\n\n"), tokenizer, images, turn.specials, is_trained=is_trained)
     row.add([tokenizer.assistant_id, *tokenizer.encode(":", "none")], is_trained=is_trained)

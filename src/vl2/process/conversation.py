@@ -1,7 +1,7 @@
-"""A conversation as a list of `Turn`, the form that the whole package uses: text and images in order.
+"""A conversation as a list of `Turn`, each with text and images in order. The whole package uses this form.
 
-Dictionaries are read into turns where they come from outside (`messages.py`, `serve/schema`, `data/record.py`).
-`arrange` brings turns into the form that the chat template writes.
+Dictionaries from outside are converted to turns in `messages.py`, `serve/schema` and `data/record.py`. `arrange` brings
+turns into the form that the chat template writes.
 
 Golden: `messages` in tests/golden/reference/processor/conversations_*.json.
 """
@@ -23,7 +23,7 @@ SOURCES = "a path, URL, data URL, bytes, open file or PIL image"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRef:
-    """One image of a turn: its source as it was given. Whoever encodes the turn opens it, by its own rules."""
+    """One image of a turn: its source as given. The code that encodes the turn opens it with its own options."""
 
     source: ImageSource
 
@@ -37,10 +37,11 @@ Piece = str | ImageRef
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """What one side says, in one go: text and images in order, images in user turns and documents only.
+    """One turn of a conversation: text and images in order. Only user turns and documents may have images.
 
-    A turn of the role "document" stands alone and has no template. With `is_released` the text stands as it is and
-    may name any special token, as in the released form; otherwise pieces are parts, which line breaks divide.
+    A turn with the role "document" must be the only one and is written without a template. With `is_released` the text
+    is used unchanged and may contain any special token, as in the released form. Otherwise the pieces are parts, which
+    `arrange` separates by white space. Raise UserError for an unknown role, or images in another role's turn.
     """
 
     role: Role
@@ -67,32 +68,32 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """The text alone."""
+        """The text without the images."""
         return "".join(piece for piece in self.pieces if isinstance(piece, str))
 
     def map_images(self, change: Callable[[ImageSource], ImageSource]) -> Turn:
-        """Return the turn with other sources in the places of its images."""
+        """Return the turn with `change` applied to the source of each image."""
         changed = (ImageRef(source=change(p.source)) if isinstance(p, ImageRef) else p for p in self.pieces)
         return replace(self, pieces=tuple(changed))
 
 
 def user_turn(text: str, images: Sequence[ImageSource] = ()) -> Turn:
-    """Return what a user says with images: these first, then the text."""
+    """Return a user turn with the images first, then the text."""
     return Turn(role="user", pieces=(*(ImageRef(source=image) for image in images), text))
 
 
 def one_question(text: str, images: Sequence[ImageSource] = (), system: str | None = None) -> list[Turn]:
-    """Return the conversation that asks one question, below a system prompt if there is one."""
+    """Return a conversation of one question, after a system prompt if there is one."""
     turn = user_turn(text, images)
     return [turn] if system is None else [Turn(role="system", pieces=(system,)), turn]
 
 
 def arrange(turns: Iterable[Turn]) -> list[Turn]:
-    """Return turns as the template writes them: at most one of the system, then user and assistant in alternation.
+    """Return turns in the template's form: at most one system turn, then user and assistant turns in alternation.
 
-    Parts are laid out, neighboring turns of the user (or of the system) are joined by a newline, and outer blanks
-    are dropped. A document is left as it is. What is arranged already stays the same. UserError for another order
-    names the turn by its index.
+    Parts without white space between them are separated by a newline, neighboring turns of the user (or of the system)
+    are joined by a newline, and outer white space is removed. A document stays unchanged, and so do turns that are
+    already arranged. Raise UserError, which names the turn by its index, for turns in another order.
     """
     arranged: list[Turn] = []
     rest = iter(turns)
@@ -122,7 +123,7 @@ def _lone_document(turn: Turn, index: int, rest: Iterator[Turn]) -> Turn:
 
 
 def not_alone(num_messages: int) -> UserError:
-    """Return the error of a document among other messages."""
+    """Return the UserError for a document among other messages."""
     return UserError(f"a document must be the only message, got {num_messages} messages")
 
 
@@ -136,7 +137,7 @@ def _check_order(previous: Turn | None, role: Role, index: int) -> None:
 
 
 def _lay_out(parts: Sequence[Piece]) -> tuple[Piece, ...]:
-    """Put a newline between neighboring parts that no white space divides, as the released prompts do."""
+    """Put a newline between neighboring parts that no white space separates, as the released prompts do."""
     pieces: list[Piece] = []
     for part in parts:
         if part == "":
@@ -153,7 +154,7 @@ def _lay_out(parts: Sequence[Piece]) -> tuple[Piece, ...]:
 
 
 def merge(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
-    """Join neighboring texts and leave empty ones out."""
+    """Join neighboring texts and drop empty ones."""
     merged: list[Piece] = []
     for piece in pieces:
         if isinstance(piece, str) and merged and isinstance(merged[-1], str):
@@ -173,5 +174,5 @@ def _strip(pieces: Sequence[Piece]) -> tuple[Piece, ...]:
 
 
 def kind_of(value: object) -> str:
-    """Name the type of a value that is refused."""
+    """Name the type of a value, for an error message."""
     return "nothing" if value is None else f"a {type(value).__name__}"

@@ -1,8 +1,8 @@
-"""The first of the two interfaces behind which the models differ: how images become views.
+"""Cut images into views. This is one of the two interfaces behind which the models differ.
 
-`config.json` says which model it is, and `make_cutter` gives its cutter: DeepSeek-VL2's tiles (`tiling.py`), or the
-overview and crops of DeepSeek-OCR (`page_views.py`). What comes of it, the views and the order of their tokens, is a
-value, `CutPlan` and `ImageLayout`; nothing behind it asks which model it is for.
+`config.json` says which model it is, and `make_cutter` returns its cutter: DeepSeek-VL2's tiles (`tiling.py`), or the
+overview and crops of DeepSeek-OCR (`page_views.py`). A cutter describes the views as a `CutPlan` and the order of their
+tokens as an `ImageLayout`. Code that uses these two values does not depend on the model.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from vl2.process.pixels import CutPlan, tile_canvases
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tiling import PAGE_MODES, Size, Tiling, candidate_canvases
 
-MAX_CROPS = {"DeepSeek-OCR": 6, "Unlimited-OCR": 32}  # as their released code has it
+MAX_CROPS = {"DeepSeek-OCR": 6, "Unlimited-OCR": 32}  # as in their released code
 
 
 class Cutter(Protocol):
-    """What an image becomes. A value without state."""
+    """The rules by which a model cuts images into views. Cutters have no state."""
 
     @property
     def layout(self) -> ImageLayout:
-        """The views' tokens and their order."""
+        """The number of tokens of each view, and their order."""
 
     @property
     def tile_px(self) -> int:
-        """The side of a local tile."""
+        """The side of a local tile in pixels."""
 
     @property
     def most_views(self) -> int:
-        """Views of one image that are encoded, at most."""
+        """The largest number of views that are encoded for one image."""
 
     def choose_grids(self, sizes: Sequence[Sequence[Size]]) -> list[Grid]:
         """Return one grid per image, in order, given the sizes of each message's images."""
 
     def plan(self, grid: Grid) -> CutPlan:
-        """Return how an image with this grid is cut."""
+        """Return the canvases from which the views of an image with this grid are cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TileCutter:
-    """DeepSeek-VL2: an overview and tiles of one size."""
+    """DeepSeek-VL2's cutter: an overview and tiles of the same size."""
 
     tiling: Tiling
     canvases: tuple[Size, ...]
@@ -69,7 +69,10 @@ class TileCutter:
 
 
 def make_cutter(kind: ModelKind, config: PreprocessConfig, tiling: Tiling, max_tiles: int | None) -> Cutter:
-    """Return the cutter of a model. UserError for a rule that it does not have."""
+    """Return the cutter of a model. `max_tiles` replaces the model's own limit.
+
+    Raise UserError if the model does not have the tiling rule.
+    """
     if kind == "DeepSeek-VL2":
         if tiling.rule in PAGE_MODES:
             raise UserError(f"tiling {tiling.rule} is of DeepSeek-OCR: DeepSeek-VL2 has paper, per-image and budget:N")

@@ -1,10 +1,10 @@
-"""Decode the bytes of a picture to an RGB image. Limits are checked first, and every fault is one UserError.
+"""Decode the bytes of a picture to an RGB image. Limits are checked first, and every failure is one UserError.
 
-The released model calls Pillow's `convert("RGB")` and nothing else. Three things are done better by
-default, and each can be switched off: EXIF orientation, transparency, more than 8 bits per channel.
+The released model only calls Pillow's `convert("RGB")`. By default this module also handles EXIF orientation,
+transparency and more than 8 bits per channel. Each of the three can be switched off.
 
-The header tells what decoding will cost in memory: `decoding_bytes`. Nothing here needs PyTorch, so that a process that
-only decodes stays small (`decode_worker.py`).
+`decoding_bytes` estimates from the header how much memory decoding takes. This module needs no PyTorch, so that a
+process that only decodes stays small (`decode_worker.py`).
 
 Golden: tests/golden/reference/processor/images.json (`rgb_sha256`).
 """
@@ -25,7 +25,7 @@ from PIL import Image, ImageFile
 from vl2.errors import UserError
 from vl2.process.not_pictures import describe_non_picture
 
-# Pictures only. Pillow also opens formats that start a program (EPS), are containers or have no signature.
+# Only these are opened. Pillow knows more formats: some start a program (EPS), are containers or have no signature.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "JPEG2000", "AVIF")
 
 _EXIF_ORIENTATION = 0x0112
@@ -47,42 +47,42 @@ _SWAPS_SIDES = (
 _DEEP_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Every scan of a JPEG goes over the whole picture: 33 ms each at 36 million pixels, for 100 bytes of file. libjpeg
-# writes 10 scans for color and 18 for CMYK, encoders that look for the smallest file about 20; the format allows
+# Every scan of a JPEG decodes the whole picture again: a scan of 100 bytes takes 33 ms at 36 million pixels. libjpeg
+# writes 10 scans for color and 18 for CMYK, and encoders that search for the smallest file about 20. The format allows
 # thousands.
 MAX_JPEG_SCANS = 50
 
-# Pillow reads chunks one by one in Python, even empty ones. Usual files have pixels in chunks of 8 KB and more.
+# Pillow reads chunks one by one in Python, even empty ones. Ordinary files store pixels in chunks of 8 KB or more.
 MAX_PNG_CHUNKS = 100_000
 
-# Most memory that decoding to RGB takes, for each pixel, by measurement: Pillow's own image (up to 4 bytes), what the
-# decoder holds beside it, and the RGB image (4). A progressive JPEG keeps its coefficients, 2 bytes each; WebP and AVIF
-# their own frames; OpenJPEG 4 bytes for each channel, twice.
+# Measured peak memory of decoding to RGB, per pixel: Pillow's own image (up to 4 bytes), the decoder's buffers, and the
+# RGB image (4). A progressive JPEG keeps its coefficients, 2 bytes each. WebP and AVIF keep their own frames. OpenJPEG
+# holds 4 bytes per channel twice.
 _BYTES_PER_PIXEL = {"JPEG": 12, "WEBP": 18, "AVIF": 16, "JPEG2000": 28, "TIFF": 16}
 _OTHER_BYTES_PER_PIXEL = 8
-_BYTES_PER_LINE = 48  # Pillow's pointers to rows, of two images; the weights of a resize, which are 32 bytes a column
+_BYTES_PER_LINE = 48  # Pillow's row pointers of two images, and the weights of a resize (32 bytes per column)
 _BYTES_ANYWAY = 32 << 20
 
-_STRIP_PIXELS = 1 << 20  # converted at once
+_STRIP_PIXELS = 1 << 20  # pixels that are converted at once
 
-# What begins a segment of a JPEG. In the data of a scan 0xFF is followed by 0 (a byte of 0xFF) or by a restart marker,
-# which like SOI and TEM has no length; before a marker it may be repeated.
+# The marker that begins a JPEG segment. In the data of a scan, 0xFF is followed by 0 (it then is a data byte) or by a
+# restart marker, which has no length field, like SOI and TEM. Before a marker 0xFF may be repeated.
 _JPEG_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """Where pictures may come from, how large they may be, and how they become RGB."""
+    """Which sources of pictures are allowed, how large pictures may be, and how they are converted to RGB."""
 
-    exif_orientation: bool = True  # turn as the camera says; the released model does not
-    flatten_alpha: bool = True  # lay transparent pictures on white; the released model drops the alpha channel
-    scale_deep: bool = True  # bring 16-bit and float gray to 8 bits; the released model clips at 255
+    exif_orientation: bool = True  # apply the EXIF orientation; the released model does not
+    flatten_alpha: bool = True  # blend transparent pictures with white; the released model drops the alpha channel
+    scale_deep: bool = True  # scale 16-bit and float gray to 8 bits; the released model clips at 255
     max_pixels: int = 100_000_000
     max_bytes: int = 100_000_000
-    allow_paths: bool = True  # a server turns this off, or its clients read its files
+    allow_paths: bool = True  # a server must turn this off, or its clients could read its files
     allow_urls: bool = True
-    allow_private_urls: bool = False  # addresses inside the own network
+    allow_private_urls: bool = False  # addresses that are not on the public internet
     url_timeout_s: float = 20.0
 
     def __post_init__(self) -> None:
@@ -97,17 +97,17 @@ RELEASED_OPTIONS = ImageOptions(exif_orientation=False, flatten_alpha=False, sca
 
 
 def refuse(name: str, why: str) -> NoReturn:
-    """Raise the one-line UserError for a picture."""
+    """Raise a one-line UserError that names the picture."""
     raise UserError(f"cannot read image {name}: {' '.join(why.split())}")
 
 
 def decode_image(data: bytes, name: str, options: ImageOptions) -> Image.Image:
-    """Decode the first frame of a picture to RGB. UserError, naming the picture, for anything wrong with it."""
+    """Decode the first frame of a picture to RGB. Raise UserError, which names the picture, if that fails."""
     return load_rgb(open_header(data, name, options), name, options)
 
 
 def open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.ImageFile:
-    """Return a picture of which no more than the header is read. UserError where decoding it would exceed a limit."""
+    """Return a picture after reading only its header. Raise UserError if decoding it would exceed a limit."""
     if not data:
         refuse(name, "it is empty")
     if len(data) > options.max_bytes:
@@ -117,13 +117,13 @@ def open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Imag
 
 
 def upright_size(image: ImageFile.ImageFile, options: ImageOptions) -> tuple[int, int]:
-    """Return the size that the picture will have, as far as its header tells.
+    """Return the (width, height) of the decoded picture, as far as the header tells.
 
-    A PNG may state its orientation after its pixels; then the decoded picture can have another size.
+    A PNG may store its orientation after its pixels. Width and height of the decoded picture can then be swapped.
     """
     width, height = image.size
     is_turned_by_pillow = image.format == "TIFF"
-    # Asking for an orientation after the pixels would decode the picture.
+    # Reading an orientation that is stored after the pixels would decode the picture.
     is_told_later = image.format == "PNG" and "exif" not in image.info
     if not options.exif_orientation or is_turned_by_pillow or is_told_later:
         return width, height
@@ -131,14 +131,14 @@ def upright_size(image: ImageFile.ImageFile, options: ImageOptions) -> tuple[int
 
 
 def decoding_bytes(image: ImageFile.ImageFile, num_file_bytes: int) -> int:
-    """Return the most memory that decoding the picture to RGB and resizing it takes, from its header."""
+    """Return the most memory, in bytes, that decoding the picture to RGB and resizing it takes, from its header."""
     width, height = image.size
     per_pixel = _BYTES_PER_PIXEL.get(image.format or "", _OTHER_BYTES_PER_PIXEL)
     return width * height * per_pixel + (width + height) * _BYTES_PER_LINE + 2 * num_file_bytes + _BYTES_ANYWAY
 
 
 def load_rgb(image: ImageFile.ImageFile, name: str, options: ImageOptions) -> Image.Image:
-    """Decode a picture that is open."""
+    """Decode a picture that `open_header` returned. Raise UserError if that fails."""
     with _decoding(name, options):
         image.load()
     return to_rgb(image, name, options)
@@ -160,7 +160,7 @@ def _decoding(name: str, options: ImageOptions) -> Iterator[None]:
 
 
 def count_jpeg_scans(data: bytes, most: int = 2**63) -> int:
-    """Count the scans of a JPEG file up to its end marker, or to one more than `most`, without decoding it."""
+    """Count the scans of a JPEG file without decoding it. Stop at the end marker, or at one more than `most`."""
     count = at = 0
     while count <= most and (found := _JPEG_SEGMENT.search(data, at)) is not None:
         marker, at = data[found.end() - 1], found.end()
@@ -172,7 +172,7 @@ def count_jpeg_scans(data: bytes, most: int = 2**63) -> int:
 
 
 def to_rgb(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
-    """Return a new RGB image; the one given stays as it is."""
+    """Return `image` as a new RGB image, converted as the options say. Raise UserError if that fails."""
     check_size(image.size, name, options)
     try:
         if options.exif_orientation:
@@ -183,7 +183,7 @@ def to_rgb(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
             rgb = _lay_on_white(image)
         else:
             rgb = image.convert("RGB")
-        # It is upright and opaque now. Old EXIF data left in `info` would turn it a second time.
+        # The image is upright now. EXIF data left in `info` would turn it a second time.
         rgb.info.clear()
     except MemoryError:
         refuse(name, "there is not enough memory to convert it")
@@ -193,7 +193,7 @@ def to_rgb(image: Image.Image, name: str, options: ImageOptions) -> Image.Image:
 
 
 def check_size(size: tuple[int, int], name: str, options: ImageOptions) -> None:
-    """Refuse a picture without pixels or with too many."""
+    """Raise UserError if a picture has no pixels or more than `max_pixels`."""
     width, height = size
     if width < 1 or height < 1:
         refuse(name, f"its size is {width} x {height}, and each side must be at least 1 pixel")
@@ -202,9 +202,9 @@ def check_size(size: tuple[int, int], name: str, options: ImageOptions) -> None:
 
 
 def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.ImageFile:
-    """Read the header with the first format that fits, and check the size before anything is decoded.
+    """Read the header with the first format that accepts it, and check the size before anything is decoded.
 
-    Not `Image.open`: its limit is a global of the process, and it warns or raises before the size is known.
+    `Image.open` is not used: its limit is global to the process, and it warns or raises before the size is known.
     """
     Image.init()  # registers the plugins, once
     if data[:4] == b"\0\0\1\0":
@@ -224,7 +224,8 @@ def _open_header(data: bytes, name: str, options: ImageOptions) -> ImageFile.Ima
             damage = f"its {kind} header is damaged ({_brief(error)})"
             continue
         check_size(image.size, name, options)
-        # Counting the marker bytes is quick but may give too many: thumbnails in the header have scans too.
+        # Counting the marker bytes is quick but may give too many, since thumbnails in the header have scans too. Count
+        # exactly only if this first count is over the limit.
         if kind == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
             _check_scans(data, name)
         return image
@@ -246,7 +247,7 @@ def _check_icon(data: bytes, name: str, options: ImageOptions) -> None:
 
 
 def _check_chunks(data: bytes, name: str) -> None:
-    """Refuse a PNG of so many chunks that reading them takes long, without decoding it."""
+    """Raise UserError for a PNG with so many chunks that reading them would take long. Nothing is decoded."""
     at = len(_PNG_SIGNATURE)
     for _ in range(MAX_PNG_CHUNKS):
         at += 12 + int.from_bytes(data[at : at + 4], "big")
@@ -261,7 +262,7 @@ def _check_scans(data: bytes, name: str) -> None:
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation."""
+    """Return the image with its EXIF orientation applied."""
     method = _turn_of(image)
     return image if method is None else image.transpose(method)
 
@@ -291,7 +292,7 @@ def _lay_on_white(image: Image.Image) -> Image.Image:
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Bring deep gray to 8 bits: by its format's range if that is known, else by the values found."""
+    """Scale deep gray to 8 bits, by the range of its format if that is known, otherwise by the range of its values."""
     if image.mode.startswith("I;16"):
         table = np.rint(np.arange(65536) * (255.0 / 65535.0)).astype(np.uint8)
         return _by_strips(image, lambda strip: Image.fromarray(table[np.asarray(strip)]))
@@ -314,7 +315,7 @@ def _values(strip: Image.Image) -> np.ndarray:
 
 
 def _by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Return an RGB image made strip by strip: whole intermediate copies would take several times its memory."""
+    """Convert an image to RGB strip by strip, because whole intermediate copies would take several times its memory."""
     rgb = Image.new("RGB", image.size)
     top = 0
     for strip in _strips(image):

@@ -1,9 +1,9 @@
-"""A process that decodes pictures for a server, so that a hostile picture harms this process only.
+"""A process that decodes pictures for a server, so that a malicious picture can harm only this process.
 
-It reads requests from its standard input and answers on its standard output, one after the other: a frame is the length
-of a JSON object, the length of a body, the object and the body. It limits its own time and memory for each picture
-where the system has such limits; otherwise the server kills it. It imports no PyTorch, so it is small and starts
-quickly.
+It reads requests from its standard input and writes answers to its standard output, one after another. Each is a frame:
+the length of a JSON object, the length of a body, the object and the body. Where the system supports it, the process
+limits its own CPU time and memory for each picture. Elsewhere the server kills it. It imports no PyTorch, so it is
+small and starts quickly.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if sys.platform != "win32":
     import resource
 
 _LENGTHS = struct.Struct(">IQ")
-_HEADER_BYTES = 48 << 20  # for reading a header, beside twice the file: a TIFF may say that its tags are large
-_SLACK_BYTES = 48 << 20  # of addresses, not of memory: stacks of threads, what malloc rounds up to
+_HEADER_BYTES = 48 << 20  # for reading a header, in addition to twice the file: a TIFF may declare large tags
+_SLACK_BYTES = 48 << 20  # address space without memory behind it: thread stacks, malloc's rounding
 
 
 def reading_bytes(num_file_bytes: int) -> int:
-    """Return the most memory that reading a picture's header takes."""
+    """Return the most memory, in bytes, that reading a picture's header takes."""
     return _HEADER_BYTES + 2 * num_file_bytes
 
 
 def write_frame(stream: BinaryIO, head: dict[str, Any], *body: bytes | memoryview) -> None:
-    """Write a frame, its body in pieces."""
+    """Write a frame. The body is the concatenation of the given pieces."""
     text = json.dumps(head).encode()
     stream.write(_LENGTHS.pack(len(text), sum(map(len, body))) + text)
     for piece in body:
@@ -48,7 +48,7 @@ def write_frame(stream: BinaryIO, head: dict[str, Any], *body: bytes | memoryvie
 
 
 def read_frame(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
-    """Return the object and the body of the next frame, None where the other side has gone."""
+    """Return the object and the body of the next frame, or None if the other side has closed the stream."""
     lengths = stream.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
         return None
@@ -63,7 +63,7 @@ def main() -> None:
     """Answer requests until the standard input ends."""
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb")
-    # Whatever a decoder prints would be taken for an answer.
+    # Redirect the standard streams, because anything that a decoder prints would be read as an answer.
     with open(os.devnull, "r+b") as nothing:
         for stream in (0, 1, 2):
             os.dup2(nothing.fileno(), stream)
@@ -72,7 +72,7 @@ def main() -> None:
     with contextlib.suppress(ImportError):
         from PIL import AvifImagePlugin
 
-        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # as many pictures as there are cores are decoded already
+        AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the server already runs one decoder per core
     addresses = _num_addresses()
     while (frame := read_frame(requests)) is not None:
         head, data = frame
@@ -108,12 +108,12 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[byt
 
 
 def _num_untouched(head: dict[str, Any], data: bytes) -> int:
-    """Return how many bytes a decoder reserves on opening without touching them yet: the two frames of a WebP."""
+    """Return how many bytes a decoder reserves on opening without using them yet: a WebP's two frames, otherwise 0."""
     return 8 * int(head["options"]["max_pixels"]) if head["kind"] == "header" and data[8:12] == b"WEBP" else 0
 
 
 def _give_way() -> None:
-    """Be the first process killed when memory runs out, and ignore signals that are meant for the server."""
+    """Make this process the first to be killed when memory runs out, and ignore signals meant for the server."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -125,14 +125,14 @@ def _give_way() -> None:
 
 
 def _num_addresses() -> int:
-    """Return the size of this process's address space, 0 where it cannot be limited."""
+    """Return the size of this process's address space in bytes, or 0 if it is not known and cannot be limited."""
     with contextlib.suppress(OSError), open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     return 0
 
 
 def _limit(cpu_s: float | None, addresses: int | None) -> None:
-    """Limit the total CPU time of this process, and its address space."""
+    """Limit the total CPU time (seconds) and the address space (bytes) of this process. None lifts a limit."""
     if sys.platform == "win32":
         return
     for kind, value in ((resource.RLIMIT_CPU, cpu_s), (resource.RLIMIT_AS, addresses)):
@@ -140,5 +140,5 @@ def _limit(cpu_s: float | None, addresses: int | None) -> None:
         soft = hard if value is None else math.ceil(value)
         if hard != resource.RLIM_INFINITY:
             soft = hard if soft == resource.RLIM_INFINITY else min(soft, hard)
-        # Above the soft limit of time the system ends the process.
+        # The system ends a process that exceeds the soft limit of CPU time.
         resource.setrlimit(kind, (soft, hard))

@@ -1,13 +1,13 @@
-"""Fetch a picture over http(s) from the public internet, within limits of place, time and size. Standard library only.
+"""Fetch a picture over http(s) from the public internet, with limits on address, time and size.
 
-Refused are the networks of IANA's special-purpose registries for IPv4 and IPv6 that are not globally reachable or hold
-no hosts, and the metadata addresses of clouds. A network is refused as a whole, even where parts of it are global:
-nobody serves pictures from there.
+The URL comes from the author of the message, so it must not reach into the network in which this program runs. The
+addresses are checked after the name was resolved and for every redirect, and the socket connects to these same
+addresses. A name that changes its address between check and use therefore gains nothing. Proxies from the environment
+are not used, because the checked address would be the proxy's.
 
-A URL comes from whoever writes the message, so it must not reach into the network that this program
-runs in. The address is checked on the socket's own list, after the name was resolved and for every
-redirect, so a name that changes its address between check and use gains nothing. Proxies of the
-environment are not used: the connection checked would be the proxy's.
+These networks are refused: those of IANA's special-purpose registries for IPv4 and IPv6 that are not globally reachable
+or hold no hosts, and the metadata addresses of clouds. A network is refused completely even if parts of it are global,
+because nobody serves pictures from there. The module uses the standard library only.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _REFUSED_IPV4 = (
     "224.0.0.0/4",  # multicast
     "240.0.0.0/4",  # reserved, and broadcast
 )
-# All unicast addresses are assigned from here. Outside lie loopback, private (fc00::/7, with fd00:ec2::254, Amazon's
-# metadata, and fd20:ce::254, Google's), link-local, site-local (fec0::/10), multicast, segment routing (5f00::/16),
-# discard (100::/64), local NAT64 (64:ff9b:1::/48) and deprecated forms of IPv4.
+# All global unicast addresses are assigned from this network. Outside of it are loopback, private (fc00::/7, with
+# Amazon's metadata at fd00:ec2::254 and Google's at fd20:ce::254), link-local, site-local (fec0::/10), multicast,
+# segment routing (5f00::/16), discard (100::/64), local NAT64 (64:ff9b:1::/48) and deprecated forms of IPv4.
 _GLOBAL_IPV6 = "2000::/3"
 _REFUSED_IPV6 = (
     "2001::/23",  # IETF protocol assignments: Teredo, benchmarking, ORCHID
@@ -54,12 +54,12 @@ _REFUSED_IPV6 = (
     "2002::/16",  # 6to4
     "3fff::/20",  # documentation
 )
-# For these the embedded IPv4 address decides.
+# IPv6 networks with an embedded IPv4 address, which then decides.
 _WRAPPED_IPV4 = (
     "::ffff:0:0/96",  # mapped
     "64:ff9b::/96",  # NAT64
 )
-# ISATAP: an IPv4 address behind 0:5efe or 200:5efe, in any network.
+# ISATAP: an IPv4 address after 0:5efe or 200:5efe, in any network. Always refused.
 _ISATAP, _ISATAP_MASK = 0x0000_5EFE, 0xFDFF_FFFF
 
 _IPV4 = tuple(map(ipaddress.IPv4Network, _REFUSED_IPV4))
@@ -69,7 +69,7 @@ _WRAPPED = tuple(map(ipaddress.IPv6Network, _WRAPPED_IPV4))
 
 
 def is_public(address: str) -> bool:
-    """Tell whether an IP address is one of the public internet, looking into IPv4 wrapped in IPv6."""
+    """Tell whether an IP address is on the public internet. An IPv4 address embedded in IPv6 is checked itself."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return not any(ip in network for network in _IPV4)
@@ -86,12 +86,12 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK_BYTES = 1 << 16
 _HEADERS = {"User-Agent": "vl2", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "Connection": "close"}
 
-MAX_URL_CHARS = 16_384  # signed addresses have some two thousand
+MAX_URL_CHARS = 16_384  # signed URLs have some two thousand
 MAX_HOST_CHARS = 253
 
 
 class Cancellation:
-    """Ends a fetch that runs in another thread. The fetch then fails with some error."""
+    """Cancel a fetch that runs in another thread. The fetch then fails with an error."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -107,7 +107,7 @@ class Cancellation:
 
     @contextlib.contextmanager
     def calling(self, act: Callable[[], None]) -> Iterator[None]:
-        """Register a function to call on cancellation; it is called at once if that has happened already."""
+        """Register a function to call on cancellation. It is called at once if that has already happened."""
         with self._lock:
             is_late = self.is_cancelled
             self._actions.append(act)
@@ -128,7 +128,7 @@ def fetch(
     allow_private: bool = False,
     cancellation: Cancellation | None = None,
 ) -> bytes:
-    """Return the body behind a URL, following at most three redirects. UserError for everything that goes wrong."""
+    """Return the body at a URL, following at most three redirects. Raise UserError for every failure."""
     deadline = time.monotonic() + timeout_s
     cancellation = cancellation or Cancellation()
     at = url
@@ -154,7 +154,7 @@ class _Refused(Exception):
 
 
 class _Guard:
-    """Closes a connection at the deadline, however slowly the other side sends."""
+    """Close a connection at the deadline, however slowly the other side sends."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -162,8 +162,8 @@ class _Guard:
         self._timer: threading.Timer | None = None
 
     def watch(self, connection: socket.socket) -> None:
-        self.close()  # the one before could not be connected
-        # A duplicate: TLS detaches the socket that it wraps, the duplicate stays valid.
+        self.close()  # the previous socket failed to connect
+        # Watch a duplicate, which stays valid when TLS detaches the socket that it wraps.
         self._socket = connection.dup()
         self._timer = threading.Timer(max(0.0, self._deadline - time.monotonic()), self.cut)
         self._timer.daemon = True
@@ -184,7 +184,7 @@ class _Guard:
 def _fetch_once(
     parts: SplitResult, deadline: float, max_bytes: int, allow_private: bool, cancellation: Cancellation
 ) -> bytes | str:
-    """Return the body, or the address that a redirect names."""
+    """Return the body, or the target URL of a redirect as a string."""
     guard = _Guard(deadline)
     connection = _connection(parts, deadline, allow_private, guard, cancellation)
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
@@ -235,13 +235,13 @@ def _connection(
         context = ssl.create_default_context()
         connection = http.client.HTTPSConnection(host, parts.port or 443, timeout=timeout_s, context=context)
     else:
-        # The port is always given: without one, the end of an IPv6 address would be read as the port.
+        # Always pass the port: without one, the end of an IPv6 address would be read as the port.
         connection = http.client.HTTPConnection(host, parts.port or 80, timeout=timeout_s)
 
     def connect(address: tuple[str, int], *_: object) -> socket.socket:
         return _connect_checked(address, deadline, allow_private, guard, cancellation)
 
-    # The hook that http.client itself connects through; TLS is laid over what it returns.
+    # http.client opens its connections with this attribute, and adds TLS to the socket that it returns.
     setattr(connection, "_create_connection", connect)  # noqa: B010 (a plain assignment does not type-check)
     return connection
 
@@ -251,7 +251,7 @@ def _connect_checked(
 ) -> socket.socket:
     host, port = address
     if not allow_private:
-        _check_public([host] if _is_address(host) else [])  # also where this machine has no IPv6 to resolve it with
+        _check_public([host] if _is_address(host) else [])  # works even if this machine cannot resolve IPv6
     found = _resolve(host, port, deadline, cancellation)
     if not allow_private:
         _check_public([str(place[0]) for *_, place in found])
@@ -274,7 +274,7 @@ def _connect_checked(
 def _check_public(addresses: Sequence[str]) -> None:
     for address in addresses:
         if not is_public(address):
-            # One private address is enough to refuse: trying the others would reveal which of them exist.
+            # One private address is enough to refuse the name: trying the others would reveal which of them exist.
             raise _Refused(f"its address {address} is not on the public internet")
 
 
@@ -287,13 +287,13 @@ def _is_address(host: str) -> bool:
 
 
 def _resolve(host: str, port: int, deadline: float, cancellation: Cancellation) -> list[tuple[Any, ...]]:
-    """Return the addresses of a name. It runs in its own thread because the system's resolver takes no deadline."""
+    """Return the addresses of a name. The system's resolver takes no deadline, so it runs in a thread of its own."""
     answers: queue.SimpleQueue[list[tuple[Any, ...]] | Exception] = queue.SimpleQueue()
 
     def ask() -> None:
         try:
             answers.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as error:  # handed to who asked
+        except Exception as error:  # raised again in the calling thread
             answers.put(error)
 
     threading.Thread(target=ask, name="vl2-resolve", daemon=True).start()
@@ -317,10 +317,10 @@ def _split(url: str) -> SplitResult:
         raise _Refused("it names no host")
     if parts.username is not None or parts.password is not None:
         raise _Refused("names and passwords are not allowed in it")
-    _ = parts.port  # ValueError if it is no port
-    if len(parts.hostname) > MAX_HOST_CHARS:  # encoding takes quadratic time
+    _ = parts.port  # ValueError if it is not a valid port
+    if len(parts.hostname) > MAX_HOST_CHARS:  # the IDNA encoding below takes quadratic time
         raise ValueError("label empty or too long")
-    parts.hostname.encode("idna")  # UnicodeError, a ValueError, if it is no name
+    parts.hostname.encode("idna")  # UnicodeError, a ValueError, if it is not a valid name
     return parts
 
 

@@ -1,7 +1,7 @@
-"""Boxes in text: the 0..999 scale, how boxes are written, and how they are read back.
+"""Boxes in text: convert between pixels and the 0..999 scale, write boxes, and parse them.
 
-A box is (x0, y0, x1, y1). Text speaks in 999ths of the image's width and height; people want
-pixels. One pair of functions converts, everywhere: `to_999` and `to_pixels`.
+A box is (x0, y0, x1, y1). Text has coordinates in 999ths of the image's width and height, users work with pixels. The
+whole package converts with one pair of functions, `to_999` and `to_pixels`.
 
 Source: prompts of the released repository; `<|ref|>label<|/ref|><|det|>[[x0, y0, x1, y1], ...]<|/det|>`.
 """
@@ -22,18 +22,18 @@ SCALE = 999
 
 REF, END_REF, DET, END_DET = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
 
-# Bounded repeats and no nested ones: matching stays linear whatever the text.
+# Repeats are bounded and not nested, so that matching takes linear time on any text.
 _NUMBER = r"\s{0,9}(\d{1,4})\s{0,9}"
 _BOX = re.compile(rf"\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]", re.ASCII)
 TAG = re.compile(r"<\|/?(?:ref|det)\|>")
 _ANY_TAG = re.compile(rf"{TAG.pattern}|<\|/?grounding\|>")
 _BOX_LIST = re.compile(rf"{re.escape(DET)}.*?(?:{re.escape(END_DET)}|$)", re.DOTALL)
-_MAX_LABEL = 1000  # characters; what is longer is a lost end tag, not a label
+_MAX_LABEL = 1000  # characters; in a longer text the end tag is missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """One box that the model named, in its own units and in pixels of the image it belongs to."""
+    """One box of an answer, in 999ths and in pixels of its image."""
 
     label: str
     xyxy_999: Box999
@@ -43,7 +43,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledBoxes:
-    """What one `<|ref|>` and its `<|det|>` say."""
+    """The label of one `<|ref|>` and the boxes of its `<|det|>`."""
 
     label: str
     boxes: tuple[Box999, ...]
@@ -55,26 +55,29 @@ def to_999(x: float, extent: float) -> int:
 
 
 def to_pixels(value: float, extent: float) -> float:
-    """Return 999ths as a pixel coordinate."""
+    """Return a coordinate in 999ths of the image's width or height as pixels."""
     return value / SCALE * extent
 
 
 def box_to_999(box_px: Sequence[float], size: Size) -> Box999:
-    """Convert a box in pixels of an image of this (width, height)."""
+    """Convert a box from pixels to 999ths, for an image of this (width, height)."""
     x0, y0, x1, y1 = box_px
     width, height = size
     return to_999(x0, width), to_999(y0, height), to_999(x1, width), to_999(y1, height)
 
 
 def box_to_pixels(box: Box999, size: Size) -> BoxPx:
-    """Convert a box of 999ths into pixels of an image of this (width, height)."""
+    """Convert a box from 999ths to pixels, for an image of this (width, height)."""
     x0, y0, x1, y1 = box
     width, height = size
     return to_pixels(x0, width), to_pixels(y0, height), to_pixels(x1, width), to_pixels(y1, height)
 
 
 def format_boxes(label: str, boxes_999: Sequence[Sequence[int]]) -> str:
-    """Write a label and its boxes as the model was trained to. UserError for an empty list or a bad number."""
+    """Return the text of a label and its boxes in the format that the model was trained on.
+
+    Raise UserError for an empty list, a tag in the label, or a coordinate that is not a whole number in 0..999.
+    """
     if not boxes_999:
         raise UserError(f"a label needs at least one box, got none for {label!r}")
     if TAG.search(label):
@@ -87,10 +90,10 @@ def format_boxes(label: str, boxes_999: Sequence[Sequence[int]]) -> str:
 
 
 def parse_strict(text: str) -> list[LabeledBoxes]:
-    """Read every labeled box list; text between them is free.
+    """Parse every labeled list of boxes. Any other text may stand between them.
 
-    UserError names the place of the first thing wrong: a tag out of order, a label without boxes, a
-    malformed list, a number over 999.
+    Raise UserError, which names the position of the first error, for a tag out of order, a label without boxes, a
+    malformed list, or a number over 999.
     """
     found: list[LabeledBoxes] = []
     tags = list(TAG.finditer(text))
@@ -111,7 +114,7 @@ def parse_strict(text: str) -> list[LabeledBoxes]:
 
 
 def without_boxes(text: str) -> str:
-    """Return an answer as a person reads it: labels stay, boxes and tags go."""
+    """Return an answer without boxes and tags, as a person reads it. Labels stay."""
     return _ANY_TAG.sub("", _BOX_LIST.sub("", text))
 
 
@@ -144,15 +147,15 @@ def _parse_list(text: str, start: int, end: int) -> tuple[Box999, ...]:
 
 
 def parse_tolerant(text: str) -> list[LabeledBoxes]:
-    """Read what can be read: complete boxes are kept, everything malformed is skipped. Never raises.
+    """Parse all complete boxes and skip everything malformed. This function never raises.
 
-    Boxes without a label get the label "". A text cut off in the middle gives the boxes before the cut.
+    Boxes without a label get the label "". A text that is cut off gives the boxes before the cut.
     """
     found = []
     label = ""
     for tag, body in _tagged_parts(text):
         if tag == REF:
-            # The label ends at the next tag, even if that is the wrong one.
+            # The label ends at the next tag, even if that is not <|/ref|>.
             label = body.strip() if len(body) <= _MAX_LABEL else ""
         elif tag == DET:
             boxes = tuple(box for match in _BOX.finditer(body) if (box := _box_of(match)))
@@ -163,7 +166,7 @@ def parse_tolerant(text: str) -> list[LabeledBoxes]:
 
 
 def _tagged_parts(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (tag, the text up to the next tag)."""
+    """Yield every tag with the text up to the next tag."""
     previous: re.Match[str] | None = None
     for tag in TAG.finditer(text):
         if previous is not None:
@@ -179,10 +182,10 @@ def _box_of(match: re.Match[str]) -> Box999 | None:
 
 
 def boxes_in_pixels(text: str, image_sizes: Sequence[Size], image_index: int = 0) -> list[Box]:
-    """Return the boxes of a reply, one `Box` per box, in pixels of the image that they are about.
+    """Return the boxes of an answer in 999ths and in pixels of the image with this index.
 
-    `image_sizes` are those of the whole conversation; without images there is nothing to measure, and no box.
-    UserError if `image_index` is not one of them.
+    `image_sizes` holds the (width, height) of all images of the conversation. Without images no boxes are returned.
+    Otherwise raise UserError if there is no image with this index.
     """
     if not image_sizes:
         return []

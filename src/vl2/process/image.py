@@ -1,6 +1,6 @@
 """Open a picture from any source: a path, a URL, a data URL, bytes, an open file, a PIL image.
 
-Everything becomes bytes within the limits of `ImageOptions`, then an RGB image (`decode.py`).
+The source is read to bytes within the limits of `ImageOptions`, which are then decoded to an RGB image (`decode.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 _ALLOWED = "a path, an http(s) URL, a data URL, bytes, an open binary file or a PIL image"
 _MAX_NAME = 80  # characters of a source that an error message repeats
 
-MAX_HEAD_CHARS = 1000  # of a data URL, before its comma
+MAX_HEAD_CHARS = 1000  # limit of a data URL's head, before its comma
 DATA_URL_PIECE = 1 << 18  # characters that are decoded at a time
 _BASE64 = bytes.maketrans(b"-_", b"+/")
 _BASE64_DIGITS = (string.ascii_letters + string.digits + "+/").encode()
@@ -42,7 +42,7 @@ for _digit in string.hexdigits:
 
 @runtime_checkable
 class BinaryFile(Protocol):
-    """The part of an open file's interface that is needed here."""
+    """The part of an open file's interface that this module needs."""
 
     def read(self, size: int, /) -> bytes: ...
 
@@ -56,23 +56,26 @@ def is_image_source(value: object) -> bool:
 
 
 def open_image(source: ImageSource, options: ImageOptions | None = None) -> Image.Image:
-    """Return the picture as a new RGB image, upright. UserError names the source, what is wrong and what is allowed."""
+    """Return the picture as a new RGB image, upright by default.
+
+    Raise UserError, which names the source, the fault and what is allowed, if the picture cannot be opened.
+    """
     options = options or ImageOptions()
     name = describe_source(source)
     if isinstance(source, Image.Image):
         check_size(source.size, name, options)
-        # A copy: loading, turning and converting must not change what the caller holds.
+        # Copy it, because loading, turning and converting must not change the caller's image.
         return to_rgb(_copy(source, name), name, options)
     return decode_image(_read(source, name, options), name, options)
 
 
 def read_source(source: ImageSource, options: ImageOptions) -> bytes:
-    """Return the bytes of a picture, undecoded; of anything but a PIL image."""
+    """Return the undecoded bytes of a picture. Raise UserError for a PIL image, which has none."""
     return _read(source, describe_source(source), options)
 
 
 def describe_source(source: object) -> str:
-    """Name a source in a few printable characters."""
+    """Return a short printable name of a source, for messages."""
     if isinstance(source, Image.Image):
         return f"<PIL image, {source.mode}, {source.size[0]} x {source.size[1]}>"
     if isinstance(source, bytes | bytearray | memoryview):
@@ -87,7 +90,7 @@ def describe_source(source: object) -> str:
 
 
 def _shorten(text: str, limit: int) -> str:
-    """Leave out the middle of a long text: of a path, the end says most."""
+    """Cut out the middle of a long text, because the end of a path says most."""
     if len(text) > limit:
         half = (limit - 3) // 2
         text = f"{text[:half]}...{text[-half:]}"
@@ -129,7 +132,10 @@ def _read_url(url: str, name: str, options: ImageOptions) -> bytes:
 
 
 def read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
-    """Return the data. It is decoded in pieces: in one go, the list of its escapes would take 100 times its memory."""
+    """Return the data of a data URL. Raise UserError if it is malformed or too large.
+
+    The text is decoded in pieces, because decoding it at once would take 100 times its memory for a list of escapes.
+    """
     start = url.find(",", 0, MAX_HEAD_CHARS) + 1
     if not start:
         refuse(name, f"a data URL must have a comma before its data, within {MAX_HEAD_CHARS} characters")
@@ -137,12 +143,12 @@ def read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
         refuse(name, f"it is larger than the limit of {options.max_bytes} bytes")
     is_base64 = url[: start - 1].lower().rstrip().endswith(";base64")
     data = bytearray()
-    rest = b""  # base64 digits that do not fill a group of four yet
+    rest = b""  # base64 digits that are not decoded yet
     for piece in _percent_decoded(url, start):
         if is_base64:
             digits = rest + piece.translate(_BASE64, b" \t\n\r\v\f")
             cut = len(digits) - len(digits) % 4
-            # The last group waits for the end: only there is padding allowed.
+            # Keep the last group of four for the next round, because only the end of the data may have padding.
             cut = cut - 4 if cut == len(digits) and cut else cut
             piece, rest = _base64_decoded(digits[:cut], name), digits[cut:]
         data += piece
@@ -154,7 +160,7 @@ def read_data_url(url: str, name: str, options: ImageOptions) -> bytes:
 
 
 def _percent_decoded(url: str, start: int) -> Iterator[bytes]:
-    """Yield the bytes that the text from `start` on stands for, in pieces. A percent sign without digits is itself."""
+    """Yield the percent-decoded bytes of the text from `start` on, in pieces. A percent sign without digits is kept."""
     end = start
     while end < len(url):
         start, end = end, min(end + DATA_URL_PIECE, len(url))
@@ -166,7 +172,7 @@ def _percent_decoded(url: str, start: int) -> Iterator[bytes]:
 
 
 def _unescaped(piece: bytes) -> bytes:
-    """Do what `urllib.parse.unquote_to_bytes` does, without a list of all escapes."""
+    """Return the same as `urllib.parse.unquote_to_bytes`, but without building a list of all escapes."""
     values = np.frombuffer(piece, dtype=np.uint8)
     digits = _HEX_DIGITS[values]
     is_escape = np.zeros(len(values), dtype=bool)
@@ -180,7 +186,7 @@ def _unescaped(piece: bytes) -> bytes:
 
 
 def _base64_decoded(digits: bytes, name: str, *, is_last: bool = False) -> bytes:
-    # Checked here because versions of Python differ in which characters they skip.
+    # Check the digits here, because Python versions differ in which other characters they skip.
     if digits.translate(None, _BASE64_DIGITS) or (is_last and len(digits) % 4 == 1):
         refuse(name, "its base64 data is damaged")
     return binascii.a2b_base64(digits + b"=" * (-len(digits) % 4))

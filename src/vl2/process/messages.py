@@ -1,11 +1,12 @@
-"""Read messages, which are dictionaries, into turns, and write turns as messages. Malformed input is refused here.
+"""Convert messages, which are dictionaries, to turns and back. Malformed messages raise UserError here.
 
-Two forms are read. OpenAI's: role and content, content a string or a list of parts; a literal `<image>`
-in it is text. The released one, known by an `images` key or a role like `<|User|>`: each `<image>` in
-the content stands for the next of the message's images, and any special token's text is that token.
+There are two forms of messages. In OpenAI's form a message has a role and a content, which is a string or a list of
+parts; a literal `<image>` in it is text. The released form is recognized by an `images` key or a role like `<|User|>`.
+Each `<image>` in its content stands for the next of the message's images, and the text of any special token becomes
+that token.
 
-In both forms a single message of the role "document" is not a conversation: its texts and images are joined as they
-are, without a template.
+In both forms a single message with the role "document" is not a conversation. Its texts and images are joined
+unchanged, without a template.
 
 Golden: `messages` in tests/golden/reference/processor/conversations_*.json.
 """
@@ -35,20 +36,20 @@ _ROLES: dict[str, Role] = {
 _RELEASED_ROLES = ("<|System|>", USER, ASSISTANT)
 _TEXT_PARTS = ("text", "input_text")
 _IMAGE_PARTS = ("image", "image_url", "input_image")
-# Keys that people put beside the content by mistake; ignoring them would drop their picture.
+# Keys that users put beside the content by mistake. They are refused, because ignoring them would drop the picture.
 _MISPLACED = ("image", "image_url", "image_urls", "parts")
 
 
 def to_turns(conversation: object) -> list[Turn]:
-    """Return the turns of a conversation, arranged for the template. Messages are read; turns are taken as they are.
+    """Return the turns of a conversation of messages or turns, arranged for the template.
 
-    UserError names the message by its index.
+    Raise UserError, which names the message by its index, if a message is malformed or out of order.
     """
     return arrange(read_turns(conversation))
 
 
 def read_turns(conversation: object) -> Iterator[Turn]:
-    """Yield a turn for every message, its parts as they were said."""
+    """Yield a turn for every message, with its parts as given. Turns are yielded unchanged."""
     if not isinstance(conversation, Sequence) or isinstance(conversation, str | bytes | bytearray):
         raise UserError(f"messages must be a list of messages, got {kind_of(conversation)}")
     if all(isinstance(item, Turn) for item in conversation):
@@ -62,13 +63,13 @@ def read_turns(conversation: object) -> Iterator[Turn]:
         role = _role(message, index)
         _refuse_misplaced(message, index)
         if role == "document" and len(conversation) > 1:
-            raise not_alone(len(conversation))  # before the others are read, which may be malformed too
+            raise not_alone(len(conversation))  # raised before the other messages are read, which may be malformed too
         pieces = _released_pieces(message, role, index) if is_released else _openai_pieces(message, role, index)
         yield Turn(role=role, pieces=pieces, is_released=is_released)
 
 
 def to_messages(turns: Iterable[Turn]) -> list[dict[str, Any]]:
-    """Write turns in OpenAI's form: what the user says as a list of parts, all else as a text."""
+    """Return turns as messages in OpenAI's form. User turns become a list of parts, all others a string."""
     return [
         {"role": turn.role, "content": [_written(piece) for piece in turn.pieces] if turn.role == "user" else turn.text}
         for turn in turns
@@ -80,7 +81,10 @@ def _written(piece: Piece) -> dict[str, Any]:
 
 
 def released_prompt(text: object, images: object = ()) -> tuple[Piece, ...]:
-    """Return the pieces of a raw prompt in which each `<image>` stands for the next image."""
+    """Return the pieces of a raw prompt, in which each `<image>` stands for the next image.
+
+    Raise UserError if their numbers differ.
+    """
     if not isinstance(text, str):
         raise UserError(f"a prompt must be a string, got {kind_of(text)}")
     return _split_placeholders(text, _check_images(images, "the prompt"), "the prompt")

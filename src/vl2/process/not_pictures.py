@@ -1,4 +1,4 @@
-"""Recognize files that people mistake for pictures by their first bytes, and say what to do instead."""
+"""Recognize files that users mistake for pictures by their first bytes, and say what to do instead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _TO_PICTURE = "convert it to JPEG or PNG first"
 
 
 def describe_non_picture(data: bytes) -> str | None:
-    """Say what kind of file this is if it is not a picture, and what to do; None for an unknown kind."""
+    """Return what kind of file this is and what to do with it, or None if the kind is not known."""
     head = data[:1024]
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if head[4:8] == b"ftyp" and not {b"avif", b"avis"} & _brands(head):
@@ -34,6 +34,6 @@ def describe_non_picture(data: bytes) -> str | None:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """Return the brands that an ISO media file names: its own, and those that it is compatible with."""
+    """Return the brands of an ISO media file: its major brand and the compatible ones."""
     length = min(int.from_bytes(head[:4], "big"), len(head))
     return {head[8:12], *(head[at : at + 4] for at in range(16, length - 3, 4))}

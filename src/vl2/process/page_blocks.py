@@ -1,8 +1,8 @@
-"""The answers of the DeepSeek-OCR family as data: the blocks of a page, with their types and boxes, and as Markdown.
+"""Parse the answers of the DeepSeek-OCR family into blocks with types and boxes, and write blocks as Markdown.
 
-DeepSeek-OCR writes `<|ref|>type<|/ref|><|det|>[[x0, y0, x1, y1], ...]<|/det|>` before the text of each block,
-Unlimited-OCR `<|det|>type [x0, y0, x1, y1]<|/det|>`, and `<PAGE>` before each page of several. Asked for the words of a
-picture or for the place of something, the type is what was found and no text follows.
+DeepSeek-OCR writes `<|ref|>type<|/ref|><|det|>[[x0, y0, x1, y1], ...]<|/det|>` before the text of each block.
+Unlimited-OCR writes `<|det|>type [x0, y0, x1, y1]<|/det|>`, and `<PAGE>` before each of several pages. If the prompt
+asks for the words in a picture or for the place of something, the type is what was found and no text follows.
 
 Source: prompts and `run_dpsk_ocr_image.py` of the released repository; transformers' `UnlimitedOcrProcessor`.
 """
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from vl2.process.grounding import SCALE, Box999, BoxPx, box_to_pixels
 from vl2.process.tiling import Size
 
-PICTURES = frozenset({"image", "figure", "picture"})  # types whose content is a picture, not text
-MAX_LABEL = 1000  # characters; what is longer is a lost end tag, not a type
+PICTURES = frozenset({"image", "figure", "picture"})  # types of blocks that are pictures and have no text
+MAX_LABEL = 1000  # characters; in a longer text the end tag is missing
 PAGE = "<PAGE>"
 
 _COORDINATE = r"\s{0,9}(\d{1,4})\s{0,9}"
 _BOX = re.compile(rf"\[{_COORDINATE},{_COORDINATE},{_COORDINATE},{_COORDINATE}\]", re.ASCII)
 _NUMBERS = r"[\[\]\d\s,]{0,9999}"
-# Bounded repeats: matching stays linear whatever the text.
+# Repeats are bounded, so that matching takes linear time on any text.
 _OPENING = re.compile(
     rf"<\|ref\|>(?P<ref>[^<]{{0,{MAX_LABEL}}})<\|/ref\|>\s{{0,9}}<\|det\|>(?P<boxes>{_NUMBERS})<\|/det\|>"
     rf"|<\|det\|>(?P<type>[^<\[]{{0,{MAX_LABEL}}})(?P<box>\[{_NUMBERS})<\|/det\|>"
@@ -34,9 +34,9 @@ _TAG = re.compile(r"<\|/?(?:ref|det|grounding)\|>")
 
 @dataclass(frozen=True, kw_only=True)
 class PageBlock:
-    """One block of a page. Boxes are in 999ths of the page and in its pixels; a block may lie in several."""
+    """One block of a page, with its boxes in 999ths of the page and in pixels. A block may have several boxes."""
 
-    type: str  # "title", "text", "table", "image", ... as the model says it; "" before the first tag
+    type: str  # "title", "text", "table", "image", ... as the model writes it; "" before the first tag
     text: str  # Markdown, or HTML for a table; "" for a picture
     boxes_999: tuple[Box999, ...]
     boxes_px: tuple[BoxPx, ...]
@@ -53,9 +53,10 @@ class PageBlock:
 
 
 def parse_blocks(text: str, page_sizes: Sequence[Size] = ()) -> list[PageBlock]:
-    """Read the blocks of an answer. Never raises: what is malformed is text, and a text cut off ends its last block.
+    """Parse the blocks of an answer. This function never raises: whatever is malformed is read as text.
 
-    `page_sizes` are those of the pictures; pages beyond them are in the last one, and without any there are no pixels.
+    If the answer is cut off, the last block has the text up to the cut. `page_sizes` holds the (width, height) of the
+    pages' pictures. Further pages use the last size. Without sizes the blocks have no boxes in pixels.
     """
     blocks, page, has_pages = [], 0, False
     for opening, content in _parts(text):
@@ -72,16 +73,16 @@ def parse_blocks(text: str, page_sizes: Sequence[Size] = ()) -> list[PageBlock]:
 
 
 def to_markdown(blocks: Sequence[PageBlock]) -> str:
-    """Return the text of blocks, an empty line between them and none of a picture's.
+    """Return the text of the blocks, with an empty line between blocks. Pictures are left out.
 
-    A block without text is what was asked for: its type then is the answer.
+    For another block without text its type is returned, because the type is then the answer to the prompt.
     """
     texts = [block.text or ("" if block.type.lower() in PICTURES else block.type) for block in blocks]
     return "\n\n".join(text for text in texts if text)
 
 
 def _parts(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:
-    """Yield each opening of a block with what follows it, first what stands before any."""
+    """Yield each block's opening tag with the text after it. The text before the first tag comes first, with None."""
     start, previous = 0, None
     for opening in _OPENING.finditer(text):
         yield previous, text[start : opening.start()]

@@ -1,8 +1,8 @@
-"""How DeepSeek-OCR looks at a page: the whole of it in one view, and in the mode "gundam" crops of it too.
+"""The views of DeepSeek-OCR: the whole page in one view and, in the mode "gundam", also crops of the page.
 
-Modes "tiny" to "large" are one view of 512, 640, 1024 or 1280 px. "gundam" is a view of 1024 px and, for a picture that
-is larger than 640 px on a side, 2 to 6 crops of 640 px. The crops are not padded: the whole picture is stretched to
-their grid, whose shape is the closest to its own.
+The modes "tiny", "small", "base" and "large" have one view of 512, 640, 1024 or 1280 px. "gundam" has a view of 1024 px
+and, for a picture with a side of more than 640 px, 2 to 6 crops of 640 px. The crops are not padded: the whole picture
+is stretched to a grid of crops, whose aspect ratio is the closest to the picture's.
 
 Source: released `process/image_process.py` and `config.py`; arXiv 2510.18234, section 3.2.2. Golden:
 tests/golden/ocr/page_grids.json.
@@ -26,7 +26,7 @@ MOST_STRETCHED_PX = 640  # views up to this size are stretched to a square, larg
 
 @dataclass(frozen=True, kw_only=True)
 class PageCutter:
-    """Cuts the images of a conversation into overviews and crops."""
+    """The cutter of DeepSeek-OCR: it cuts the images of a conversation into overviews and crops."""
 
     mode: PageMode
     max_crops: int
@@ -53,11 +53,11 @@ class PageCutter:
 
     @property
     def most_views(self) -> int:
-        """Views of one image, at most."""
+        """The largest number of views of one image."""
         return 1 + self.max_crops if self.mode == "gundam" else 1
 
     def choose_grids(self, sizes: Sequence[Sequence[Size]]) -> list[Grid]:
-        """Return the grid of crops of each image, in order; UNTILED for one without."""
+        """Return the grid of crops of each image, in order. It is UNTILED for an image without crops."""
         flat = [size for message in sizes for size in message]
         if self.mode != "gundam" or (len(flat) > 1 and not self.crops_several):
             return [UNTILED] * len(flat)
@@ -75,10 +75,10 @@ class PageCutter:
 
 
 def choose_crops(size: Size, max_crops: int) -> Grid:
-    """Return the grid of crops whose shape is the closest to the picture's; UNTILED for a small picture.
+    """Return the grid of crops with the aspect ratio closest to the picture's, or UNTILED for a small picture.
 
-    Of shapes that are equally close the later, larger one is taken where the picture has more than half its pixels.
-    Raises ValueError if the picture has a side of 0 px.
+    Of equally close grids a later one, which has at least as many crops, is taken if the picture has more than half of
+    its pixels. Raise ValueError if a side of the picture is below 1 px.
     """
     width, height = size
     if width < 1 or height < 1:
@@ -88,7 +88,7 @@ def choose_crops(size: Size, max_crops: int) -> Grid:
     best, least = UNTILED, float("inf")
     for grid in crop_grids(max_crops):
         columns, rows = grid
-        # In float64, as the released code compares them: ties are ties of rounded numbers.
+        # Compare in float64 as the released code does, because rounding decides which grids tie.
         difference = abs(width / height - columns / rows)
         has_half = width * height > 0.5 * CROP_PX * CROP_PX * columns * rows
         if difference < least or (difference == least and has_half):
@@ -97,7 +97,7 @@ def choose_crops(size: Size, max_crops: int) -> Grid:
 
 
 def crop_grids(max_crops: int) -> list[Grid]:
-    """List the grids of 2 to `max_crops` crops, smaller numbers first."""
+    """Return all grids of 2 to `max_crops` crops, those with fewer crops first."""
     sides = range(1, max_crops + 1)
     grids = [(columns, rows) for columns in sides for rows in sides if MIN_CROPS <= columns * rows <= max_crops]
     return sorted(grids, key=lambda grid: grid[0] * grid[1])

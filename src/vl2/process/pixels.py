@@ -1,7 +1,7 @@
-"""One picture to the views that the vision encoder reads: resize, pad, cut, normalize.
+"""Convert a picture to the views that the vision encoder reads: resize, pad, cut, normalize.
 
-Sizes are (width, height) until `pixel_values`, which makes [I, 3, P, P] with P the tile side. Up to there no PyTorch
-is needed, so a process that only decodes and cuts pictures does not import it.
+Sizes are (width, height). `pixel_values` and `normalize_pixels` return tensors [I, 3, P, P], P being the side of a
+tile. PyTorch is imported only there, so a process that only decodes and cuts pictures does not load it.
 
 Source: the released processor; arXiv 2412.10302, dynamic tiling. Golden:
 tests/golden/reference/processor/images.json, tiles/, pixel_values.safetensors.
@@ -26,14 +26,14 @@ Color = tuple[int, int, int]
 
 
 def fit_inside(size: Size, canvas: Size) -> tuple[Size, Size]:
-    """Return (resized, offset): how an image is scaled into a canvas, keeping its shape, and where it is pasted.
+    """Return (resized, offset): the size of an image scaled into a canvas without distortion, and where it is pasted.
 
-    A very thin image can get a resized side of 0: then nothing of it is visible.
+    A very thin image can get a resized side of 0. Nothing of it is then visible.
     """
     width, height = size
     image_ratio, canvas_ratio = width / height, canvas[0] / canvas[1]
     resized = canvas
-    # Python's round (half to even), in this order of float operations, as ImageOps.pad does.
+    # Use Python's round (half to even) and this order of float operations, as ImageOps.pad does.
     if image_ratio > canvas_ratio:
         resized = canvas[0], round(height / width * canvas[0])
     elif image_ratio < canvas_ratio:
@@ -53,16 +53,16 @@ def pad_to_canvas(image: Image.Image, canvas: Size, color: Color) -> Image.Image
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """What an image is drawn on before it is cut into views."""
+    """The area onto which an image is drawn before it is cut into views."""
 
     size: Size
     view_px: int  # side of a view
-    fit: Literal["pad", "stretch"]  # keeping its shape, with padding around it; or to the canvas's shape
+    fit: Literal["pad", "stretch"]  # "pad" keeps the aspect ratio and pads the rest; "stretch" fills the canvas
 
 
 @dataclass(frozen=True, kw_only=True)
 class CutPlan:
-    """The canvases of one image: of its overview where that is encoded apart, and of its tiles, in order."""
+    """The canvases of one image: one for an overview that is encoded separately, and those of its tiles, in order."""
 
     overviews: tuple[Canvas, ...] = ()
     tiles: tuple[Canvas, ...] = ()
@@ -74,16 +74,16 @@ class CutPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class CutImage:
-    """The views of one image as bytes [views, P, P, 3], each stack in a size of its own."""
+    """The views of one image as uint8 [views, P, P, 3]. Overviews and tiles may differ in P."""
 
     overviews: np.ndarray
     tiles: np.ndarray
 
 
 def tile_canvases(grid: Grid, tile_px: int) -> tuple[Canvas, ...]:
-    """Return DeepSeek-VL2's canvases: the overview, then all local tiles.
+    """Return DeepSeek-VL2's canvases: that of the overview, then that of all local tiles.
 
-    A 1 x 1 grid's local tile would equal the overview, so that stands alone.
+    For a 1 x 1 grid there is only the overview, because the local tile would be equal to it.
     """
     overview = Canvas(size=(tile_px, tile_px), view_px=tile_px, fit="pad")
     local = Canvas(size=(grid[0] * tile_px, grid[1] * tile_px), view_px=tile_px, fit="pad")
@@ -113,10 +113,10 @@ def draw_canvas(image: Image.Image, canvas: Canvas, color: Color) -> Image.Image
 
 
 def cut(image: Image.Image, plan: CutPlan, color: Color) -> CutImage:
-    """Cut an RGB image as planned."""
+    """Cut an RGB image into the views of a plan."""
 
     def stack(canvases: Sequence[Canvas]) -> np.ndarray:
-        # np.array, not asarray: torch wants memory that it may write to.
+        # np.array copies, unlike np.asarray: torch needs memory that it may write to.
         views = [np.array(view) for view in draw_views(image, canvases, color)]
         return np.stack(views) if views else np.zeros((0, 1, 1, 3), np.uint8)
 
@@ -124,7 +124,7 @@ def cut(image: Image.Image, plan: CutPlan, color: Color) -> CutImage:
 
 
 def plan_from_json(values: Mapping[str, Any]) -> CutPlan:
-    """Return a plan from what `dataclasses.asdict` made of it, and JSON of that."""
+    """Return the plan that was converted with `dataclasses.asdict` and then to JSON."""
 
     def canvases(name: str) -> tuple[Canvas, ...]:
         return tuple(Canvas(**{**value, "size": tuple(value["size"])}) for value in values[name])
@@ -133,7 +133,7 @@ def plan_from_json(values: Mapping[str, Any]) -> CutPlan:
 
 
 def views_from_bytes(pixels: memoryview, plan: CutPlan) -> CutImage:
-    """Return the views of a plan from their bytes end to end, overviews first."""
+    """Return the views of a plan from their concatenated bytes, overviews first."""
     stacks, place = [], 0
     for canvases in (plan.overviews, plan.tiles):
         px = canvases[0].view_px if canvases else 1
@@ -145,13 +145,13 @@ def views_from_bytes(pixels: memoryview, plan: CutPlan) -> CutImage:
 
 def pixel_values(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float], tile_px: int) -> Tensor:
     """Return float32 [I, 3, P, P] = (u8 / 255 - mean) / std, in that order of float32 operations."""
-    # np.array, not asarray: torch wants memory that it may write to.
+    # np.array copies, unlike np.asarray: torch needs memory that it may write to.
     pixels = [np.array(tile) for tile in tiles]
     return normalize_pixels(np.stack(pixels) if pixels else np.zeros((0, tile_px, tile_px, 3), np.uint8), mean, std)
 
 
 def normalize_pixels(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return what `pixel_values` does, from the writable bytes of the tiles, [I, P, P, 3]."""
+    """Return the same as `pixel_values` from the tiles' bytes, uint8 [I, P, P, 3], which must be writable."""
     import torch
 
     values = torch.from_numpy(pixels).permute(0, 3, 1, 2)

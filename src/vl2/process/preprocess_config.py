@@ -14,7 +14,7 @@ from vl2.process.sample import IGNORE_ID
 from vl2.process.tiling import Size
 from vl2.process.tokenizer import IMAGE, PAD
 
-# What the released processor class assumes where the file says nothing.
+# The defaults of the released processor class for keys that the file leaves out.
 _DEFAULTS: dict[str, Any] = {
     "image_mean": (0.5, 0.5, 0.5),
     "image_std": (0.5, 0.5, 0.5),
@@ -27,7 +27,7 @@ _DEFAULTS: dict[str, Any] = {
     "ignore_id": IGNORE_ID,
 }
 
-# Keys whose other values would change the tokens in ways that no released checkpoint needs.
+# Keys with only one supported value. Others would change the tokens, and no released checkpoint has them.
 _SUPPORTED: dict[str, Any] = {
     "image_token": IMAGE,
     "add_special_token": False,
@@ -40,7 +40,7 @@ _SUPPORTED: dict[str, Any] = {
 class PreprocessConfig:
     """How pictures are tiled and normalized. Field names are the keys of processor_config.json."""
 
-    candidate_resolutions: tuple[Size, ...]  # canvases, (width, height); the first is one tile
+    candidate_resolutions: tuple[Size, ...]  # sizes of canvases, (width, height) in pixels; the first is one tile
     patch_size: int
     downsample_ratio: int
     image_mean: tuple[float, float, float]
@@ -50,7 +50,7 @@ class PreprocessConfig:
     pad_token: str
     add_special_token: bool
     sft_format: str
-    mask_prompt: bool  # carried for the file; the caller of `encode` decides
+    mask_prompt: bool  # kept for writing the file; `encode` takes it as an argument
     ignore_id: int
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -70,7 +70,7 @@ class PreprocessConfig:
 
     @property
     def tile_px(self) -> int:
-        """P, the side of a tile."""
+        """P, the side of a tile in pixels."""
         return self.candidate_resolutions[0][0]
 
     @property
@@ -86,7 +86,7 @@ class PreprocessConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PreprocessConfig:
-        """Read the keys of a processor_config.json. UserError names the key that is missing or wrong."""
+        """Read the keys of a processor_config.json. Raise UserError, naming the key, if one is missing or wrong."""
         for key in ("candidate_resolutions", "patch_size", "downsample_ratio"):
             if key not in values:
                 raise UserError(f"processor_config.json has no {key}: is this a DeepSeek-VL2 checkpoint?")
@@ -127,7 +127,10 @@ class PreprocessConfig:
         return cls.from_dict(values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the keys of processor_config.json: the source's own, with this object's values."""
+        """Return the keys of processor_config.json with this object's values.
+
+        These are the keys of the source, and all others whose value is not the default.
+        """
         out: dict[str, Any] = json.loads(json.dumps(dict(self.source)))
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)

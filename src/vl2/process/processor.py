@@ -1,4 +1,4 @@
-"""Messages to a sample: open the images, choose their grids, cut their tiles, write the tokens.
+"""Convert messages to a sample: open the images, choose their grids, cut their tiles, write the tokens.
 
 Golden: tests/golden/reference/processor/conversations_*.json.
 """
@@ -32,10 +32,10 @@ from vl2.process.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedImages:
-    """The images of one conversation, cut and counted."""
+    """The images of one conversation: their normalized views, and the number of visual tokens of each image."""
 
     tiles: Tensor  # float32 [I, 3, P, P]
-    overviews: Tensor | None  # float32 [J, 3, B, B], where they are no tiles
+    overviews: Tensor | None  # float32 [J, 3, B, B]; None if the overviews are tiles
     grids: list[Grid]
     sizes: tuple[Size, ...]
     tokens: list[int]  # visual tokens of each image
@@ -49,10 +49,10 @@ class Processor:
     config: PreprocessConfig
     tiling: Tiling = field(default_factory=Tiling)
     image_options: ImageOptions = field(default_factory=ImageOptions)
-    max_tiles: int | None = None  # canvases of up to so many tiles instead of the config's (InfoVQA: 18)
-    max_tokens: int | None = None  # texts that must have more are refused before any other work
+    max_tiles: int | None = None  # allow all canvases of at most this many tiles instead of the config's (InfoVQA: 18)
+    max_tokens: int | None = None  # texts that certainly have more tokens are refused before any other work
     character_level: frozenset[str] = frozenset()  # categories whose answers are character-level targets in training
-    kind: ModelKind = "DeepSeek-VL2"  # the model that it is for
+    kind: ModelKind = "DeepSeek-VL2"  # the model that the processor prepares samples for
 
     def __post_init__(self) -> None:
         if self.max_tiles is not None and self.max_tiles < 1:
@@ -67,7 +67,7 @@ class Processor:
         image_options: ImageOptions | None = None,
         max_tiles: int | None = None,
     ) -> Processor:
-        """Read tokenizer.json and processor_config.json of a checkpoint folder; config.json says for which model."""
+        """Read tokenizer.json and processor_config.json of a checkpoint folder. Its config.json names the model."""
         folder = Path(folder)
         kind = kind_of_folder(folder)
         config = PreprocessConfig.from_file(folder / "processor_config.json")
@@ -75,7 +75,7 @@ class Processor:
         return cls(tokenizer, config, tiling or Tiling(), image_options or ImageOptions(), max_tiles, kind=kind)
 
     def with_tiling(self, tiling: Tiling | str, max_tiles: int | None = None) -> Processor:
-        """Return the same processor with another rule, and another number of tiles if one is given."""
+        """Return the same processor with another tiling rule, and with another `max_tiles` if one is given."""
         tiling = Tiling.parse(tiling) if isinstance(tiling, str) else tiling
         return replace(self, tiling=tiling, max_tiles=self.max_tiles if max_tiles is None else max_tiles)
 
@@ -83,13 +83,16 @@ class Processor:
         return replace(self, image_options=image_options)
 
     def check_length(self, texts: Iterable[str]) -> None:
-        """Raise TextTooLong if all texts of a conversation together cannot fit. One that passes may still not."""
+        """Raise TextTooLong if the texts of a conversation certainly exceed `max_tokens`.
+
+        Texts that pass this quick check may still be too long.
+        """
         if self.max_tokens is not None:
             self.tokenizer.check_length(texts, self.max_tokens)
 
     @cached_property
     def cutter(self) -> Cutter:
-        """How images become views."""
+        """The model's rules for cutting images into views."""
         return make_cutter(self.kind, self.config, self.tiling, self.max_tiles)
 
     def encode(
@@ -102,11 +105,11 @@ class Processor:
         name: str = "",
         prepared: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a conversation: turns, or messages in the OpenAI or the released form.
+        """Return the sample of a conversation, given as turns or as messages in the OpenAI or the released form.
 
-        `train` ends every answer with eos; otherwise the last turn is left open. With `mask_prompt`
-        only answers (and bos) are labeled, else all text is. Of a document all text is labeled always.
-        With `spells_answers` answers are encoded character by character. Prepared images are not opened.
+        With `train` every answer ends with eos; otherwise the last turn is left open. With `mask_prompt` only answers
+        (and bos) are labeled, otherwise all text is. The text of a document is always labeled. With `spells_answers`
+        answers are encoded character by character. If `prepared` is given, the images are not opened again.
         """
         turns = to_turns(messages)
         self.check_length(turn.text for turn in turns)
@@ -131,9 +134,10 @@ class Processor:
         name: str = "",
         prepared: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a raw prompt, each `<image>` in it standing for the next image; all text is labeled.
+        """Return the sample of a raw prompt, in which each `<image>` stands for the next image. All text is labeled.
 
-        With `apply_template` the prompt is the one user turn of a conversation. Prepared images are not opened.
+        With `apply_template` the prompt is the only user turn of a conversation. If `prepared` is given, the images are
+        not opened again.
         """
         pieces = released_prompt(text, images)
         self.check_length(piece for piece in pieces if isinstance(piece, str))
@@ -145,7 +149,10 @@ class Processor:
         return self._sample(tokenize_prompt(pieces, self.tokenizer, prepared.tokens, train=train), prepared, name)
 
     def image_places(self, ids: Sequence[int], images: Sequence[ImageSource]) -> list[int]:
-        """Return where the images go in token ids. UserError for an unknown id, or more or fewer places than images."""
+        """Return the positions of `<image>` in token ids.
+
+        Raise UserError for an unknown id, or if there are more or fewer positions than images.
+        """
         unknown = next((token_id for token_id in ids if token_id not in self.tokenizer), None)
         if unknown is not None:
             raise UserError(f"there is no token {unknown}; the ids are below {self.tokenizer.num_ids}")
@@ -162,9 +169,9 @@ class Processor:
         name: str = "",
         prepared: PreparedImages | None = None,
     ) -> Sample:
-        """Return the sample of a raw prompt of token ids, read as they are; each `<image>` is the next image's place.
+        """Return the sample of a raw prompt of token ids, in which each id of `<image>` stands for the next image.
 
-        UserError for an id that the tokenizer does not have. Prepared images are not opened.
+        Raise UserError as `image_places` does. If `prepared` is given, the images are not opened again.
         """
         places = self.image_places(ids, images)
         prepared = prepared or self.prepare_images([images])
@@ -178,7 +185,7 @@ class Processor:
         return self._sample(row, prepared, name)
 
     def prepare_images(self, sources: Sequence[Sequence[ImageSource]]) -> PreparedImages:
-        """Open, tile and normalize the images of each message."""
+        """Open, cut and normalize the images of each message."""
         opened = [[open_image(source, self.image_options) for source in message] for message in sources]
         grids = self.choose_grids([[image.size for image in message] for message in opened])
         flat = [image for message in opened for image in message]
@@ -193,7 +200,7 @@ class Processor:
         return self.cutter.choose_grids(sizes)
 
     def prepare_views(self, images: Sequence[CutImage], grids: list[Grid], sizes: Sequence[Size]) -> PreparedImages:
-        """Normalize images that are cut already, whose bytes are not kept."""
+        """Normalize images that have been cut already. `sizes` are those of the images before cutting."""
         layout = self.cutter.layout
         overviews = [image.overviews for image in images if len(image.overviews)]
         return PreparedImages(
@@ -230,9 +237,9 @@ class Processor:
 
 
 def kind_of_folder(folder: Path) -> ModelKind:
-    """Return which model a folder is of; without a config.json it is DeepSeek-VL2's processor alone."""
+    """Return which model the checkpoint in a folder is. A folder without config.json is taken for DeepSeek-VL2."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # what is wrong with it is told where the model is read
+    except (OSError, ValueError):  # the error is reported when the model is loaded
         return "DeepSeek-VL2"
     return model_kind(values) if isinstance(values, dict) else "DeepSeek-VL2"

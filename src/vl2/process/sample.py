@@ -1,6 +1,7 @@
-"""One conversation as tensors, and several as a padded batch: what the model reads, and what it is trained on.
+"""One conversation as tensors (`Sample`), and several as a padded batch (`collate`), with labels for training.
 
-S tokens, I tiles, P the side of a tile in pixels. Golden: `batches` in tests/golden/reference/processor.
+S is the number of tokens, I of tiles, and P the side of a tile in pixels. Golden: `batches` in
+tests/golden/reference/processor.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ IGNORE_ID = -100  # label of a token that is not trained
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A tokenized conversation; its counts of visual slots and of tiles have been checked against its grids."""
+    """A tokenized conversation. Raise UserError if its visual slots, tiles or overviews do not match its grids."""
 
     input_ids: Tensor  # int64 [S]
-    labels: Tensor  # int64 [S]; IGNORE_ID where not trained
-    image_mask: Tensor  # bool [S]; True where a visual token goes
+    labels: Tensor  # int64 [S]; IGNORE_ID for tokens that are not trained
+    image_mask: Tensor  # bool [S]; True in the slots of visual tokens
     tiles: Tensor  # float32 [I, 3, P, P]; image by image, row by row; [0, 3, P, P] without images
     grids: Tensor  # int64 [images, 2]; (columns, rows)
-    image_sizes: tuple[Size, ...]  # (width, height) of the images as opened, orientation applied
-    layout: ImageLayout  # what an image becomes
+    image_sizes: tuple[Size, ...]  # (width, height) of the images after opening, with their orientation applied
+    layout: ImageLayout  # which views an image has, and the order of their tokens
     pad_id: int
-    overviews: Tensor | None = None  # float32 [J, 3, B, B]; views of whole images that are no tiles
+    overviews: Tensor | None = None  # float32 [J, 3, B, B]; overviews that are not tiles
     name: str = ""  # for messages: a record's id, a file, a request
 
     def __post_init__(self) -> None:
@@ -76,9 +77,10 @@ Side = Literal["left", "right"]
 
 
 def collate(samples: Sequence[Sample], pad: Side = "left", pad_id: int | None = None) -> Batch:
-    """Pad the samples to the longest one. `pad_id` defaults to the samples' own.
+    """Pad the samples to the longest one and stack them. `pad_id` defaults to that of the samples.
 
-    Left is for generating, right for training; the model answers the same either way.
+    Pad left for generating and right for training. The model's answers do not depend on the side. Raise UserError if
+    there are no samples, or if they differ in the size of their views or, without `pad_id`, in their pad id.
     """
     if not samples:
         raise UserError("a batch needs at least one sample, got none")

@@ -1,4 +1,4 @@
-"""How one image is cut: canvas, grid, tiles and tokens, as text, as data and as a picture."""
+"""Report how an image is cut: its canvas, grid, tiles and tokens, as text, as data and as a picture."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ LINE, PICTURE_EDGE = "#D55E00", "#0072B2"
 
 @dataclass(frozen=True, kw_only=True)
 class TileReport:
-    """One image of a conversation. Sizes are (width, height) in pixels."""
+    """How one image of a conversation is cut. Sizes are (width, height) in pixels."""
 
     size: Size
-    drawn_on: Canvas  # what the tiles are cut from; without tiles, the overview
-    overview: Canvas | None  # where it is encoded apart from the tiles
+    drawn_on: Canvas  # the canvas that the tiles are cut from, or without tiles that of the overview
+    overview: Canvas | None  # canvas of an overview that is encoded separately, or None
     grid: Grid
-    resized: Size  # the picture on the canvas
+    resized: Size  # size of the picture on the canvas
     offset: Size
     layout: ImageLayout
     padding_color: tuple[int, int, int]
 
     @classmethod
     def of(cls, image: Image.Image, processor: Processor) -> TileReport:
-        """Report on an image alone in a conversation."""
+        """Return the report of an image that is the only one of its conversation."""
         return cls.plan([[image.size]], processor)[0]
 
     @classmethod
     def plan(cls, sizes: Sequence[Sequence[Size]], processor: Processor) -> list[TileReport]:
-        """Report on the images of a whole conversation, given the sizes of those in each message.
+        """Return the reports of all images of a conversation, given the sizes of the images of each message.
 
-        UserError for a picture without pixels, or if a tiling budget cannot hold them.
+        Raise UserError for an image without pixels, or if the images do not fit into the tiling budget.
         """
         for width, height in (size for message in sizes for size in message):
             if width < 1 or height < 1:
@@ -112,7 +112,7 @@ class TileReport:
         )
 
     def diagram(self) -> list[str]:
-        """Draw the grid in characters: '#' where the picture lies, '.' where the canvas is padding."""
+        """Return lines that show the grid in characters: '#' for the picture, '.' for padding."""
         columns, rows = self.grid
         width, height = columns * DIAGRAM_COLUMNS, rows * DIAGRAM_ROWS
         (x0, y0), (w, h) = self.offset, self.resized
@@ -132,7 +132,7 @@ class TileReport:
         return lines
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """Return the canvas as the model gets it, with the tiles outlined and numbered, under a line of figures."""
+        """Return the canvas as the model gets it, with outlined and numbered tiles and a caption below."""
         canvas = draw_canvas(image, self.drawn_on, self.padding_color)
         pen = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=max(12, self.tile_px // 16))

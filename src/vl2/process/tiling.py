@@ -1,6 +1,6 @@
-"""Dynamic tiling: which canvas an image is padded to, and which images of a conversation are tiled at all.
+"""Dynamic tiling: choose the canvas that an image is padded to, and which images of a conversation are tiled at all.
 
-Sizes are (width, height) in pixels, grids (columns, rows) of local tiles, costs visual tokens.
+Sizes are (width, height) in pixels, grids are (columns, rows) of local tiles, and costs are in visual tokens.
 
 Source: arXiv 2412.10302, dynamic tiling strategy. Golden: tests/golden/reference/processor/resolutions.json.
 """
@@ -21,13 +21,13 @@ TilingRule = Literal["paper", "per-image", "budget"] | PageMode
 PAGE_MODES: tuple[PageMode, ...] = get_args(PageMode)
 
 MAX_TILED_IMAGES = 2  # "paper": with more images in the conversation, none is tiled
-MOST_TILES = 256  # of one image: more fit into the context of no model
+MOST_TILES = 256  # of one image; no model's context has room for more
 
 
 def choose_canvas(size: Size, canvases: Sequence[Size]) -> Size:
     """Return the canvas that keeps most of the image's own pixels, then wastes the least area.
 
-    Ties go to the earlier canvas. Raises ValueError if the image has a side of 0 px.
+    Ties go to the earlier canvas. Raise ValueError if a side of the image is below 1 px.
     """
     width, height = size
     if width < 1 or height < 1:
@@ -44,7 +44,7 @@ def choose_canvas(size: Size, canvases: Sequence[Size]) -> Size:
 
 
 def check_max_tiles(max_tiles: int) -> None:
-    """Raise UserError unless images may be cut into so many tiles."""
+    """Raise UserError unless `max_tiles` is in 1..MOST_TILES."""
     if max_tiles < 1:
         raise UserError(f"max_tiles must be at least 1, got {max_tiles}")
     if max_tiles > MOST_TILES:
@@ -52,7 +52,7 @@ def check_max_tiles(max_tiles: int) -> None:
 
 
 def candidate_canvases(tile_px: int, max_tiles: int) -> tuple[Size, ...]:
-    """List every canvas of at most `max_tiles` tiles, in the order of the released list (9 tiles; InfoVQA uses 18)."""
+    """Return every canvas of at most `max_tiles` tiles in the order of the released list (9 tiles; InfoVQA uses 18)."""
     check_max_tiles(max_tiles)
     if tile_px < 1:
         raise UserError(f"tile_px must be at least 1, got {tile_px}")
@@ -63,13 +63,13 @@ def candidate_canvases(tile_px: int, max_tiles: int) -> tuple[Size, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """Which images are tiled.
+    """The rule that decides which images of a conversation are tiled.
 
-    DeepSeek-OCR and Unlimited-OCR have "paper" and the modes of `page_views`. Of DeepSeek-VL2's rules there are three.
-    "paper": all, but none once the conversation holds more than two images (the released rule).
-    "per-image": all, whatever their number.
-    "budget": at most `budget_tokens` visual tokens, spent image by image, turn by turn. Only the
-    later images of the same message are reserved for, so a later turn never changes an earlier image.
+    DeepSeek-OCR and Unlimited-OCR have "paper" and the modes of `page_views`. DeepSeek-VL2 has three rules:
+    "paper" tiles all images, but none if the conversation has more than two (the released rule).
+    "per-image" tiles all images of any number.
+    "budget" spends at most `budget_tokens` visual tokens, image by image in the order of the turns. It reserves tokens
+    only for the later images of the same message, so a later turn never changes an earlier image.
     """
 
     rule: TilingRule = "paper"
@@ -85,7 +85,7 @@ class Tiling:
 
     @classmethod
     def parse(cls, text: str) -> Tiling:
-        """Read "paper", "per-image", "budget:N", or a mode of DeepSeek-OCR."""
+        """Parse "paper", "per-image", "budget:N", or a mode of DeepSeek-OCR. Raise UserError for any other text."""
         if text in ("paper", "per-image", *PAGE_MODES):
             return cls(rule=cast(TilingRule, text))
         name, colon, number = text.partition(":")
@@ -104,7 +104,8 @@ class Tiling:
     ) -> list[Grid]:
         """Return one grid per image, in order, given the sizes of each message's images.
 
-        `side` is the number of visual tokens along a tile. UserError if a budget cannot hold even untiled images.
+        `side` is the number of visual tokens along one side of a tile. Raise UserError if the budget is too small even
+        for untiled images.
         """
         if self.budget_tokens is not None:
             return _spend_budget(self.budget_tokens, sizes, canvases, tile_px, side)

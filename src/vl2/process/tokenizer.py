@@ -1,7 +1,7 @@
-"""Text to token ids and back, with the special tokens of the released processor.
+"""Convert text to token ids and back, with the special tokens of the released processor.
 
-Which special tokens a text may contain depends on who wrote it: a template may contain all, a
-person's text only the grounding tags, so that a typed `<image>` or `<|User|>` stays text.
+Which special tokens a text may contain depends on its author. A template may contain all of them, a user's text only
+the grounding tags, so that a typed `<image>` or `<|User|>` stays text.
 
 Source: the released processor's set-up of its tokenizer. Golden: `special_token_ids` and `encodings`
 in tests/golden/reference/processor/conversations_*.json.
@@ -36,11 +36,11 @@ GROUNDING = ("<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>", "<|grounding|>")
 USER = "<|User|>"
 ASSISTANT = "<|Assistant|>"
 
-LONG_TEXT = 10_000  # characters that take some 20 ms
+LONG_TEXT = 10_000  # characters; tokenizing them takes some 20 ms
 
 
 class TextTooLong(UserError):
-    """Texts have more tokens than are allowed; found before they were tokenized."""
+    """The texts have more tokens than allowed, which was found without tokenizing them."""
 
     def __init__(self, message: str, max_tokens: int) -> None:
         super().__init__(message)
@@ -49,11 +49,12 @@ class TextTooLong(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class TokenBounds:
-    """What the tokens of a vocabulary hold at most.
+    """Upper bounds on the text in one token of a vocabulary.
 
-    `byte_shares` [256] gives for each byte value the least part of a token that it can take up: 1 / n, where n is the
-    length of the longest token with that byte. So the shares of all bytes of a text sum to no more than its number of
-    tokens. A byte that is not a token by itself may be dropped by the tokenizer, and its share is 0.
+    `byte_shares` [256] has for each byte value the smallest part of a token that it can take up. This is 1 / n, where n
+    is the length in bytes of the longest token with that byte. The sum of the shares of all bytes of a text is
+    therefore at most its number of tokens. A byte that is not a token by itself may be dropped by the tokenizer, so its
+    share is 0.
     """
 
     max_bytes: int
@@ -65,9 +66,10 @@ class Tokenizer:
     """A byte-level BPE vocabulary. Ids are those that the released model was trained with."""
 
     def __init__(self, raw: RawTokenizer, pad_token: str = PAD, *, has_roles: bool = True) -> None:
-        """Add the special tokens that `raw` lacks, in the order that fixes their ids. `raw` is changed.
+        """Add the special tokens that `raw` lacks, in place. Their order determines their ids.
 
-        The vocabularies of the DeepSeek-OCR family have no roles: other tokens stand at these ids.
+        `has_roles` is False for the DeepSeek-OCR family, whose vocabularies have other tokens at the ids of the roles.
+        Raise UserError if `raw` has no bos or eos token.
         """
         roles = (USER, ASSISTANT) if has_roles else ()
         self._raw = raw
@@ -93,7 +95,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path | str, pad_token: str = PAD, *, has_roles: bool = True) -> Tokenizer:
-        """Read a tokenizer.json. UserError if it is missing or broken."""
+        """Read a tokenizer.json. Raise UserError if it is missing or not valid."""
         return cls(read_raw(Path(path)), pad_token, has_roles=has_roles)
 
     def __len__(self) -> int:
@@ -112,34 +114,34 @@ class Tokenizer:
 
     @property
     def opening_id(self) -> int | None:
-        """The token that opens an answer, None where a vocabulary has no roles."""
+        """The token that opens an answer, or None if the vocabulary has no roles."""
         return self.assistant_id if self.has_roles else None
 
     def ids_of(self, tokens: Iterable[str]) -> list[int]:
-        """Return the ids of those tokens that the vocabulary has."""
+        """Return the ids of the tokens. Tokens that are not in the vocabulary are skipped."""
         found = (self._raw.token_to_id(token) for token in tokens)
         return [token_id for token_id in found if token_id is not None]
 
     @property
     def num_ids(self) -> int:
-        """One more than the largest id; ids may have gaps."""
+        """One more than the largest id. There may be gaps between ids."""
         return max(self._raw.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def to_json(self) -> str:
-        """Return what tokenizer.json says, with the special tokens that were added."""
+        """Return the contents of a tokenizer.json that includes the added special tokens."""
         text: str = self._raw.to_str()
         return text
 
     def encode(self, text: str, specials: Specials = "grounding", *, by_character: bool = False) -> list[int]:
-        """Return the ids of a text, without bos or eos of its own.
+        """Return the ids of a text. Bos and eos are not added.
 
-        "all": the text of any special token becomes that token, as in the released processor.
-        "grounding": only the ref, det and grounding tags do. "none": everything is ordinary text.
+        With `specials` "all" the text of any special token becomes that token, as in the released processor. With
+        "grounding" this holds only for the ref, det and grounding tags. With "none" everything is ordinary text.
 
-        `by_character` encodes each character by itself, as BPE-dropout of 1 (arXiv 1910.13267) does up to characters:
-        longer, with the same text when decoded.
+        `by_character` encodes each character separately, like BPE-dropout with probability 1 (arXiv 1910.13267) except
+        that the bytes of one character may still be merged. The result is longer and decodes to the same text.
         """
-        # A lone surrogate (half of an emoji cut in two) is no text that can be encoded.
+        # A lone surrogate (half of a split emoji) cannot be encoded in UTF-8, so replace it.
         text = text.encode("utf-8", "replace").decode("utf-8")
         if specials == "all":
             assert not by_character, "a template with every special token is never encoded by character"
@@ -156,20 +158,20 @@ class Tokenizer:
         return ids + encode(text[start:])
 
     def decode(self, ids: Iterable[int], skip_special: bool | None = None) -> str:
-        """Return the text of the ids; ids outside the vocabulary are skipped.
+        """Return the text of the ids. Ids outside the vocabulary are skipped.
 
-        Bos, eos, pad and image tokens are dropped and grounding tags kept; with `skip_special=True`
+        By default bos, eos, pad and image tokens are dropped and grounding tags are kept. With `skip_special=True`
         every special token is dropped, with False none.
         """
         decoder = self.stream(skip_special)
         return "".join(decoder.push(token) for token in ids) + decoder.flush()
 
     def stream(self, skip_special: bool | None = None) -> TextStream:
-        """Return a decoder that takes one id at a time."""
+        """Return a decoder that takes one id at a time. `skip_special` is as in `decode`."""
         return TextStream(self, skip_special)
 
     def token_bytes(self, token: int, skip_special: bool | None = None) -> bytes:
-        """Return the bytes that one id stands for, b"" if it is dropped or unknown."""
+        """Return the bytes of one id, or b"" if it is dropped (as in `decode`) or unknown."""
         dropped = {None: self._dropped, True: self._all_special, False: frozenset[int]()}[skip_special]
         if token in dropped or not 0 <= token < 1 << 32:
             return b""
@@ -187,7 +189,7 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         if not text:
             return []
-        # Without any special token's text both vocabularies agree, and the plain one need not be built.
+        # In a text without special tokens both vocabularies agree, so the plain one need not be built.
         has_special = self._other_pattern.search(text) or self._grounding_pattern.search(text)
         return self._encode_raw(self._plain if has_special else self._raw, text)
 
@@ -201,10 +203,10 @@ class Tokenizer:
         return known
 
     def check_length(self, texts: Iterable[str], max_tokens: int) -> None:
-        """Raise TextTooLong if the texts together must have more tokens than `max_tokens`. Costs next to nothing.
+        """Raise TextTooLong if the texts together certainly have more than `max_tokens` tokens. Nothing is tokenized.
 
-        A text that passes may still be too long; one that fits always passes. No token stands for more characters
-        than the longest one, which bounds their number; `byte_shares` give a closer bound.
+        Texts that pass may still be too long, but texts that fit always pass. The number of characters of the longest
+        token gives a first lower bound on the number of tokens, and `byte_shares` a closer one.
         """
         texts = list(texts)
         num_chars = sum(map(len, texts))
@@ -223,7 +225,7 @@ class Tokenizer:
         )
 
     def _least_tokens(self, texts: Iterable[str]) -> int:
-        """Return a number of tokens that the texts have at least, however they are cut and joined."""
+        """Return a lower bound on the number of tokens of the texts. It holds for any way to split and join them."""
         counts = np.zeros(256, dtype=np.int64)
         for text in texts:
             counts += np.bincount(np.frombuffer(text.encode("utf-8", "replace"), dtype=np.uint8), minlength=256)
@@ -231,7 +233,7 @@ class Tokenizer:
 
     @cached_property
     def token_bounds(self) -> TokenBounds:
-        """Computed once; it takes half a second for a large vocabulary."""
+        """The bounds of this vocabulary. They are computed once, in half a second for a large vocabulary."""
         tokens = [token for id in range(self.num_ids) if (token := self.token_bytes(id, skip_special=False))]
         lengths = np.array([len(token) for token in tokens])
         values = np.frombuffer(b"".join(tokens), dtype=np.uint8)
@@ -253,7 +255,7 @@ class Tokenizer:
         if len(text) < LONG_TEXT:
             encoding = raw.encode(text, add_special_tokens=False)
         else:
-            # A batch releases the interpreter's lock and computes no offsets. For short texts its threads cost more.
+            # The batch call releases the GIL and computes no offsets. For short texts its threads cost more than that.
             (encoding,) = raw.encode_batch_fast([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids
@@ -267,7 +269,7 @@ class Tokenizer:
 
 
 def read_raw(path: Path) -> RawTokenizer:
-    """Read a tokenizer.json as it is. UserError if it is missing or broken."""
+    """Read a tokenizer.json without adding tokens. Raise UserError if it is missing or not valid."""
     if not path.is_file():
         raise UserError(f"no tokenizer file at {path}")
     try:
@@ -277,9 +279,9 @@ def read_raw(path: Path) -> RawTokenizer:
 
 
 class TextStream:
-    """Turns ids into text one by one. The pieces joined are exactly `Tokenizer.decode` of all ids.
+    """Decode ids to text one by one. The joined pieces are exactly `Tokenizer.decode` of all ids.
 
-    A character whose bytes are spread over several tokens comes out with its last one.
+    A character whose bytes are spread over several tokens is returned with the last of them.
     """
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool | None = None) -> None:
@@ -288,16 +290,16 @@ class TextStream:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        """Return the text that this id completes, often more or less than one token's."""
+        """Return the text that this id completes, which can be more or less than that of one token."""
         return self._utf8.decode(self._tokenizer.token_bytes(token, self._skip_special))
 
     def flush(self) -> str:
-        """Return what an unfinished character leaves: U+FFFD, or nothing."""
+        """Return U+FFFD if the last character is incomplete, otherwise an empty string."""
         return self._utf8.decode(b"", final=True)
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Map the printable characters that byte-level BPE writes bytes as (GPT-2's table) back to the bytes."""
+    """Return the map from the printable characters of byte-level BPE (GPT-2's table) to the bytes they stand for."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     table = {chr(byte): byte for byte in printable}
@@ -309,7 +311,7 @@ _BYTE_OF = _byte_alphabet()
 
 
 def _bytes_of(token: str) -> bytes:
-    """Undo the byte alphabet; a token with any other character (an added one) is its own text."""
+    """Return the bytes of a token in the byte alphabet. A token with other characters was added and is plain text."""
     try:
         return bytes(_BYTE_OF[c] for c in token)
     except KeyError:
