@@ -1,8 +1,8 @@
 """Memory-map tensors from the checkpoint's files instead of copying them, which makes loading faster.
 
 The policy (`vl2.checkpoint.policy`) chooses which tensors may be mapped. One of them is mapped only if it has the
-wanted type and alignment in its file. Large tensors of a plain checkpoint must also lie in huge pages of the page
-cache: from small pages they would be read at half the speed or less.
+wanted type and alignment in its file. Large tensors of a plain checkpoint must also be in huge pages of the page cache,
+because from small pages they would be read at half the speed or less.
 
 Linux keeps a file in huge pages if it was read from a disk into a map with that advice, or if it was written in blocks
 of some MB, as downloads are. A file written in blocks of some KB does not qualify. The file system must support huge

@@ -58,7 +58,7 @@ class AdapterSwitch:
 
 
 def _variant(place: str, layer: nn.Module) -> nn.Module:
-    """Return the module to put at a place of the model: the adapter layer, or a linear layer with merged weights.
+    """Return the module that replaces the base module: the adapter layer, or a linear layer with merged weights.
 
     The weights are merged for `kv_b_proj`, because latent attention in its absorbed form reads that matrix directly.
     """

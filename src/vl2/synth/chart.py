@@ -62,7 +62,7 @@ class Chart(Source):
         "value", "max", "min", "compare", "difference", "sum", "count", "table", "kind",
     )  # fmt: skip
 
-    tables: str | None = None  # a folder of tables, see `read_tables`; None: the built-in ones
+    tables: str | None = None  # folder of tables, see `read_tables`; None uses the built-in tables
     font_folders: tuple[str, ...] | None = None
 
     def own_licence(self) -> str:

@@ -118,7 +118,7 @@ class Scene(Source):
         "name", "caption", "count", "presence", "side", "ground", "negative", "detect", "grounded_caption",
     )  # fmt: skip
 
-    art: str = ""  # the folder of a sprite set; "": the built-in shapes
+    art: str = ""  # folder of a sprite set; empty uses the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
     max_objects: int = 9
 

@@ -50,8 +50,8 @@ class Source(abc.ABC):
     category: ClassVar[str]
     tasks_known: ClassVar[tuple[str, ...]]
 
-    licence: str = ""  # of the records, where a text or table given asks for one; "": see own_licence
-    tasks: tuple[str, ...] = ()  # which kinds of questions; all when empty
+    licence: str = ""  # licence of the records, for example that of given texts; empty uses `own_licence`
+    tasks: tuple[str, ...] = ()  # kinds of questions to ask; empty means all
 
     def __post_init__(self) -> None:
         for task in self.tasks:
