@@ -30,7 +30,7 @@ from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 SchemeName = Literal["int8", "int4"]
 SCHEME_NAMES: tuple[SchemeName, ...] = get_args(SchemeName)
 
-# Prefixes of module names.
+# Prefixes of module names. The first match counts, so a longer prefix must come before its own beginning.
 LAYERS, HEAD, VISION, PROJECTOR = "language.model.layers.", "language.lm_head", "vision.blocks.", "projector.layers."
 KEPT = ("kv_b_proj",)
 
