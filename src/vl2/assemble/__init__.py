@@ -1,4 +1,4 @@
-"""Start training from a language model and a SigLIP: both, and a fresh projector, become one checkpoint."""
+"""Make a checkpoint from a language model, a SigLIP encoder and a new projector, as a starting point for training."""
 
 from vl2.assemble.assemble import Assembled, assemble_checkpoint
 

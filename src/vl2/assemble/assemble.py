@@ -1,6 +1,6 @@
-"""Put a language model, a SigLIP and a fresh projector together to a checkpoint in the released layout.
+"""Combine a language model, a SigLIP encoder and a new projector into a checkpoint with the released layout.
 
-One tensor is in memory at a time. Every tensor of both models is taken, or left out by a rule that names it.
+One tensor is in memory at a time. Every tensor of both models is either used, or left out by an explicit rule.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ PARTS = ("language", "vision", "projector")
 
 @dataclass(frozen=True, kw_only=True)
 class Assembled:
-    """What became of the parts."""
+    """Summary of an assembled checkpoint."""
 
     folder: Path
     config: ModelConfig
     vocabulary: Vocabulary
-    num_bytes: int  # of all tensors
-    parameters: dict[str, int]  # of each part
-    left_out: dict[str, int]  # how many stored tensors were not taken, by what they are
+    num_bytes: int  # size of all tensors
+    parameters: dict[str, int]  # number of parameters by part
+    left_out: dict[str, int]  # number of stored tensors that were not used, by kind
 
 
 def assemble_checkpoint(
@@ -58,8 +58,8 @@ def assemble_checkpoint(
 ) -> Assembled:
     """Write a new checkpoint folder from a language model and a SigLIP, each a folder, a hub id or "random:SIZE".
 
-    `tokenizer` is a tokenizer.json, or its folder, for a random language model; None takes the built-in one. UserError,
-    before anything is written, where a part does not fit; it names the setting or the tensor.
+    `tokenizer` is a tokenizer.json or its folder, and only for a random language model; None is the built-in one. Raise
+    UserError, before anything is written, if a part does not fit; it names the setting or the tensor.
     """
     out = local_path(out)
     refuse_existing(out)
@@ -85,7 +85,7 @@ def assemble_checkpoint(
     def values(names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         nonlocal done
         for name in names:
-            yield name, value(name)  # and hold on to nothing
+            yield name, value(name)  # not bound to a local name, so that the tensor is freed after it is written
             done += tensors[name].nbytes
             if progress is not None:
                 progress(done, total)
@@ -112,13 +112,16 @@ def assemble_checkpoint(
 
 
 def _as_written(place: Place, state: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """Return a tensor on the meta device as it is written: the expert bias in float32, in which it moves."""
+    """Return a tensor on the meta device with the shape and type in which it is written.
+
+    The expert bias stays float32, because training updates it in that type.
+    """
     tensor = place.view(state[place.parameter])
     return tensor if place.name.endswith("e_score_correction_bias") else tensor.to(dtype)
 
 
 def _stored_parts(text: Language, sight: Vision, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, StoredPart]:
-    """Return where the tensors of each part are stored, for the parts that are not drawn."""
+    """Return the stored tensors of the language model and the encoder, except for parts with random weights."""
 
     def of(part: str) -> dict[str, tuple[int, ...]]:
         return {name: shape for name, shape in shapes.items() if name.startswith(f"{part}.")}
@@ -134,7 +137,7 @@ def _stored_parts(text: Language, sight: Vision, shapes: Mapping[str, tuple[int,
 
 
 def _draw(place: Place, like: Tensor, config: ModelConfig, seed: int) -> Tensor:
-    """Return initial values from a seed of their own, so that they do not depend on what else is drawn."""
+    """Return initial values of a tensor. Each tensor has its own seed, so its values do not depend on other tensors."""
     digest = hashlib.sha256(f"{seed} {place.name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
     return initial_values(place.parameter, tuple(like.shape), config, generator)

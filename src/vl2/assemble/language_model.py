@@ -1,6 +1,7 @@
-"""DeepSeek language models as the hub has them: DeepSeek-V2's layout (latent attention) and DeepSeek-MoE's (plain).
+"""Read DeepSeek language models from the hub: the layouts of DeepSeek-V2 (latent attention) and DeepSeek-MoE (plain).
 
-Their tensors have the names of ours behind "language."; their config.json says the same in partly other words.
+Their tensor names are ours without the prefix "language.". Their config.json has the same settings, but some of the
+keys differ.
 
 Sources: config.json of DeepSeek-V2-Lite and DeepSeek-MoE-16B, DeepseekV2Config in transformers.
 """
@@ -19,9 +20,9 @@ from vl2.errors import UserError
 PREFIX = "language."
 EMBEDDINGS, HEAD = "language.model.embed_tokens.weight", "language.lm_head.weight"
 USES_MLA = {"deepseek_v2": True, "deepseek": False}  # by model_type
-CONTEXT = 4096  # what the paper's stages train with, and the released models are configured for
+CONTEXT = 4096  # tokens; the paper's training stages and the released models' settings use this length
 
-# What no layout may leave out, because the classes that read these files do not agree on what it would be.
+# Keys that config.json must have, because the classes that read these files differ in their default values.
 REQUIRED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size", "first_k_dense_replace",
@@ -32,14 +33,15 @@ WITHOUT_MLA: Json = {
     "kv_lora_rank": None, "q_lora_rank": None, "qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0,
 }  # fmt: skip
 
-# Old versions of transformers saved the frequencies of the rotary embedding, which are computed.
+# Old versions of transformers saved the frequencies of the rotary embedding, which we compute instead.
 DROPPABLE = {"rotary frequencies": r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"}
 
 
 def language_config(folder: Path, values: Json) -> Json:
-    """Return the language_config of our config.json for a language model's config.json.
+    """Return the language_config of our config.json, given the values of a language model's config.json.
 
-    UserError names a key that is missing; values that are not supported are refused when the whole is read.
+    Raise UserError if the model type does not fit or a key is missing. Unsupported values are refused later, when the
+    complete configuration is read.
     """
     kind = values.get("model_type")
     if kind not in USES_MLA:
@@ -69,7 +71,7 @@ def language_config(folder: Path, values: Json) -> Json:
 def origins(ours: Mapping[str, tuple[int, ...]], stored_rows: int) -> dict[str, Origin]:
     """Return the origin of each of our tensors, whose names begin with "language.".
 
-    `stored_rows` is the language model's own number of embeddings.
+    `stored_rows` is the number of rows in the language model's own embedding table.
     """
     return {
         name: Origin(
@@ -80,7 +82,10 @@ def origins(ours: Mapping[str, tuple[int, ...]], stored_rows: int) -> dict[str, 
 
 
 def _rope(folder: Path, values: Json) -> tuple[float, Json | None]:
-    """Return the base of the rotary angles and how they are stretched: two keys in older files, one in newer ones."""
+    """Return the base of the rotary embedding and its scaling (None for no scaling).
+
+    Older files store them under two keys, newer ones under `rope_parameters`.
+    """
     joint: Json = values.get("rope_parameters") or {}
     theta: Any = values.get("rope_theta", joint.get("rope_theta"))
     if theta is None:

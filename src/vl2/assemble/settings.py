@@ -1,4 +1,4 @@
-"""The JSON files of an assembled checkpoint: config.json and what the processor and the tokenizer read."""
+"""Make the JSON files of an assembled checkpoint: config.json, processor_config.json and tokenizer_config.json."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from vl2.config import Json, ModelConfig, preset
 from vl2.process.tokenizer import BOS, EOS, PAD
 
 PROCESSOR_CONFIG, TOKENIZER_CONFIG = "processor_config.json", "tokenizer_config.json"
-# Of a language model's tokenizer_config.json. Its chat template is not DeepSeek-VL2's; tokenizer.json has the tokens.
+# Keys of a language model's tokenizer_config.json that are dropped. Its chat template is not DeepSeek-VL2's, and
+# tokenizer.json already has the tokens.
 NOT_KEPT = ("chat_template", "auto_map", "added_tokens_decoder", "additional_special_tokens", "name_or_path")
 
 
 def model_config(language: Language, vision: Vision, dtype: str) -> ModelConfig:
-    """Return config.json. UserError names a value that this package does not implement."""
+    """Return the configuration. Raise UserError for a value that this package does not implement."""
     released = preset("small")
     tile, released_tile = vision.config.get("image_size", 384), released.siglip.image_size
     tokenizer = language.vocabulary.tokenizer
     values = {
-        # The paper's grids of tiles.
+        # The paper's grids of tiles, scaled to the encoder's tile size.
         "candidate_resolutions": [
             [width // released_tile * tile, height // released_tile * tile]
             for width, height in released.source["candidate_resolutions"]
@@ -53,7 +54,7 @@ def model_config(language: Language, vision: Vision, dtype: str) -> ModelConfig:
 
 
 def processor_config(config: ModelConfig) -> Json:
-    """Return processor_config.json: the released one, for tiles of this encoder."""
+    """Return the released processor_config.json, adapted to the tiles of this encoder."""
     released: Json = json.loads((resources.files("vl2") / "presets" / PROCESSOR_CONFIG).read_text(encoding="utf-8"))
     return {
         **released,
@@ -64,7 +65,7 @@ def processor_config(config: ModelConfig) -> Json:
 
 
 def tokenizer_config(language: Language, config: ModelConfig) -> Json:
-    """Return what transformers needs beside tokenizer.json: the language model's settings, with our special tokens."""
+    """Return tokenizer_config.json, which transformers needs: the language model's own, with our special tokens."""
     beside = language.tokenizer_file.with_name(TOKENIZER_CONFIG)
     own: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     return {

@@ -1,7 +1,7 @@
-"""SigLIP encoders as the hub has them: under transformers' names or timm's, with a text tower or without.
+"""Read SigLIP encoders from the hub: with the tensor names of transformers or timm, with or without a text tower.
 
-DeepSeek-VL2 takes every block, the last norm and the position embeddings. The attention pool is carried along because
-the released files have it; nothing reads it.
+DeepSeek-VL2 uses every block, the last norm and the position embeddings. The attention pool is copied because the
+released files have it, but nothing reads it.
 
 Sources: SiglipConfig and SiglipVisionModel in transformers, VisionTransformer in timm, model cards on the hub.
 """
@@ -22,14 +22,14 @@ from vl2.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# What transformers assumes where a SigLIP's config.json says nothing.
+# The values that transformers uses for keys that are missing in a SigLIP's config.json.
 TRANSFORMERS_DEFAULTS: Json = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
     "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
     "vision_use_head": True,
 }  # fmt: skip
 SUPPORTED: dict[str, Any] = {"num_channels": 3, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
-# timm's config.json has no number of heads; it follows from the name of the architecture.
+# timm's config.json does not give the number of heads; it follows from the name of the architecture.
 TIMM_HEADS = {"vit_base": 12, "vit_large": 16, "vit_so400m": 16}
 
 TRANSFORMERS_DROPPABLE = {
@@ -37,7 +37,8 @@ TRANSFORMERS_DROPPABLE = {
     "logit scale and bias": r"logit_(scale|bias)",
     "position numbers": r"(vision_model\.)?embeddings\.position_ids",
 }
-# Ours under "vision." to transformers'; what is stored apart is joined, and what is stored together is cut.
+# Our names without "vision." and those of transformers. Separate q, k and v projections are joined to our qkv, and the
+# attention pool's joint in_proj is split into our q and kv.
 TRANSFORMERS_NAMES = (
     (r"patch_embed\.proj\.", "embeddings.patch_embedding."),
     (r"pos_embed$", "embeddings.position_embedding.weight"),
@@ -56,22 +57,22 @@ TRANSFORMERS_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Siglip:
-    """A SigLIP's folder, and what its config.json says in our terms."""
+    """A SigLIP's folder, with its settings in our format."""
 
     folder: Path
-    vision_config: Json  # as in our config.json
+    vision_config: Json  # in the format of our config.json
     is_timm: bool
 
     @classmethod
     def of(cls, folder: Path, values: Json) -> Siglip:
-        """Read config.json's values. UserError where the encoder is not one that DeepSeek-VL2's can be."""
+        """Parse the values of config.json. Raise UserError if DeepSeek-VL2 cannot use this encoder."""
         if is_timm(folder, values):
             return cls(folder=folder, vision_config=_from_timm(folder, values), is_timm=True)
         return cls(folder=folder, vision_config=_from_transformers(folder, values), is_timm=False)
 
     @property
     def droppable(self) -> dict[str, str]:
-        """Regular expressions of stored tensors that are not taken, by what they are."""
+        """Regular expressions of the names of stored tensors that are not used, by kind."""
         return {} if self.is_timm else TRANSFORMERS_DROPPABLE
 
     def origins(self, ours: Shapes) -> dict[str, Origin]:
@@ -87,7 +88,10 @@ class Siglip:
 
 
 def is_timm(folder: Path, values: Json) -> bool:
-    """Tell whose names a SigLIP's tensors have, from its config.json. UserError if it is no SigLIP."""
+    """Return whether a SigLIP's tensors have timm's names and not those of transformers, judged by its config.json.
+
+    Raise UserError if the model is not a SigLIP.
+    """
     if values.get("model_type") in ("siglip", "siglip_vision_model"):
         return False
     if "siglip" in str(values.get("architecture")):
@@ -117,12 +121,13 @@ def _from_transformers(folder: Path, values: Json) -> Json:
 
 
 def _from_timm(folder: Path, values: Json) -> Json:
-    """Read the shape off the tensors: timm's config.json names an architecture, and no sizes."""
+    """Return our vision_config. Widths and depth come from the tensors, because timm's config.json lacks them."""
     architecture, arguments = str(values["architecture"]), values.get("model_args") or {}
     heads = arguments.get("num_heads", TIMM_HEADS.get("_".join(architecture.split("_")[:2])))
     if heads is None:
         raise UserError(f"{folder}: the number of heads of {architecture} is not known; {', '.join(TIMM_HEADS)} are")
-    # "gelu" is how timm itself computes the released one, which was trained with the other; the weights are the same.
+    # timm computes the released model with "gelu", although it was trained with "gelu_tanh". The weights are the same,
+    # so both names are accepted.
     if arguments.get("act_layer", "gelu_tanh") not in ("gelu_tanh", "gelu"):
         raise UserError(f"act_layer of the SigLIP in {folder} must be 'gelu_tanh', got {arguments['act_layer']!r}")
     size = arguments.get("img_size") or (values.get("pretrained_cfg") or {}).get("input_size", [None])[-1]
@@ -145,7 +150,8 @@ def _from_timm(folder: Path, values: Json) -> Json:
 def _vision_config(
     *, image_size: int, patch_size: int, width: int, layers: int, heads: int, mlp_width: int, has_pool: bool
 ) -> Json:
-    # The files have a ratio to four places, of which the whole part of width x ratio is taken.
+    # Our files store the ratio with four decimals, and the MLP's width is the integer part of width * ratio. The ratio
+    # is rounded up, so that this gives the exact width.
     ratio = math.ceil(round(mlp_width / width * 1e4, 6)) / 1e4
     assert int(width * ratio) == mlp_width, (width, mlp_width)
     return {
@@ -161,7 +167,7 @@ def _vision_config(
 
 
 def _side(value: Any, name: str, folder: Path) -> int:
-    """Return the side of a square that is given as one number or two."""
+    """Return the side of a square that is given as one number or as two equal ones. Raise UserError otherwise."""
     sides = value if isinstance(value, list | tuple) else [value]
     if not sides or len({*sides}) != 1 or not isinstance(sides[0], int):
         raise UserError(f"{name} of the SigLIP in {folder} must be one whole number, got {value!r}")
@@ -169,7 +175,7 @@ def _side(value: Any, name: str, folder: Path) -> int:
 
 
 def _origin(ours: str, shape: tuple[int, ...], prefix: str) -> Origin:
-    """Return the origin under transformers' names of our tensor, whose name is given without "vision."."""
+    """Return the origin, under transformers' names, of our tensor, whose name is given without "vision."."""
     pattern, theirs = next((p, t) for p, t in TRANSFORMERS_NAMES if re.match(p, ours))
     name = prefix + re.sub(f"^{pattern}", theirs, ours)
     if ours == "pos_embed":

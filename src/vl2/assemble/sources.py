@@ -1,4 +1,4 @@
-"""From what a user names to a language model and an encoder: a folder, a hub id, or random weights of a size."""
+"""Find the language model and the encoder that the user names: a folder, a hub id, or "random:SIZE"."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Language:
-    """A language model before it is taken over."""
+    """A language model that a new checkpoint will be made from."""
 
-    folder: Path | None  # None: random weights
-    config: Json  # as in our config.json, but for the vocabulary
+    folder: Path | None  # None for random weights
+    config: Json  # language_config of our config.json, except for the size of the vocabulary
     tokenizer_file: Path
     vocabulary: Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vision:
-    """An encoder before it is taken over."""
+    """An encoder that a new checkpoint will be made from."""
 
-    siglip: Siglip | None  # None: random weights
-    config: Json  # as in our config.json
+    siglip: Siglip | None  # None for random weights
+    config: Json  # vision_config of our config.json
 
 
 def open_language(name: str, tokenizer: str | None, *, offline: bool) -> Language:
-    """Find a language model. What does not fit is refused before its weights are downloaded."""
+    """Find a language model. Raise UserError, before its weights are downloaded, if it does not fit."""
     size = _random_size(name)
     if size is not None:
         path = built_in_folder() if tokenizer is None else local_path(tokenizer)
@@ -63,7 +63,7 @@ def open_language(name: str, tokenizer: str | None, *, offline: bool) -> Languag
 
 
 def open_vision(name: str, *, offline: bool) -> Vision:
-    """Find an encoder. A model that is no SigLIP is refused before its weights are downloaded."""
+    """Find an encoder. Raise UserError, before its weights are downloaded, if it is not a SigLIP."""
     size = _random_size(name)
     if size is not None:
         return Vision(siglip=None, config=preset(size).to_dict()["vision_config"])

@@ -1,4 +1,4 @@
-"""A part of a new checkpoint that comes from files under other names: which stored tensor goes where, strictly."""
+"""Map one part of a new checkpoint to the stored tensors of another model, and read them. Every tensor must match."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ READABLE = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What one tensor of the new checkpoint is made of."""
+    """The stored tensors that one tensor of the new checkpoint is made from."""
 
-    names: tuple[str, ...]  # stored tensors, joined along the first axis
-    shape: tuple[int, ...]  # of each
-    rows: tuple[int, int] | None = None  # of the stored tensor, where it holds several of ours
+    names: tuple[str, ...]  # names of stored tensors, which are joined along the first axis
+    shape: tuple[int, ...]  # shape of each stored tensor
+    rows: tuple[int, int] | None = None  # range of rows to use, if the stored tensor holds several of ours
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPart:
-    """The stored tensors of a model, each of which is either taken or left out on purpose."""
+    """The stored tensors of a model, each of which is either used or explicitly left out."""
 
-    stored: Mapping[str, StoredTensor]
-    origins: Mapping[str, Origin]  # by the names of the new checkpoint
-    left_out: Mapping[str, tuple[str, ...]]  # the names of stored tensors by what they are
+    stored: Mapping[str, StoredTensor]  # only the tensors that are used
+    origins: Mapping[str, Origin]  # keyed by the names in the new checkpoint
+    left_out: Mapping[str, tuple[str, ...]]  # names of the stored tensors that are not used, by kind
 
     @classmethod
     def of(cls, folder: Path, origins: Mapping[str, Origin], droppable: Mapping[str, str]) -> StoredPart:
-        """Read what a folder holds. `droppable` are regular expressions of whole names, by what they are.
+        """Match the tensors of a folder to their origins. `droppable` has regular expressions for whole names, by kind.
 
-        UserError names tensors that are missing, unknown, of another shape or of a type that is no plain weight.
+        Raise UserError if tensors are missing, unexpected, of a wrong shape, or not of a type in READABLE.
         """
         stored = stored_tensors(folder)
         left_out = {kind: tuple(n for n in stored if re.fullmatch(names, n)) for kind, names in droppable.items()}
@@ -53,7 +53,7 @@ class StoredPart:
         return cls(stored=taken, origins=origins, left_out={kind: names for kind, names in left_out.items() if names})
 
     def read(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return the tensor of this name in the new checkpoint, in the type of the file."""
+        """Return the values of the new checkpoint's tensor `name`, in the given shape and the type of the file."""
         origin = self.origins[name]
         tensors = [read_tensor(self.stored[each]) for each in origin.names]
         whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)

@@ -1,9 +1,9 @@
-"""The language model's vocabulary with DeepSeek-VL2's special tokens, and the rows that these begin with.
+"""Add DeepSeek-VL2's special tokens to a language model's vocabulary, and initialize their rows in the tables.
 
-A token that the language model has not seen begins with the mean of the rows that it has seen. In the head that bounds
-its probability: the exponential of a mean is at most the mean of the exponentials, so next to n trained tokens a new
-one gets at most 1 / n. Rows drawn at random have logits around 0, where most trained ones are far below, and would take
-probability from the trained tokens; the alignment stage, which freezes the language model, could not mend that.
+The row of a new token is the mean of the trained rows. In the head this bounds the new token's probability: the
+exponential of a mean is at most the mean of the exponentials, so next to n trained tokens a new one gets at most 1 / n.
+Random rows would have logits around 0, while those of most trained tokens are far below, and so would take probability
+from the trained tokens. The alignment stage could not correct that, because it freezes the language model.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from torch import Tensor
 from vl2.errors import UserError
 from vl2.process.tokenizer import Tokenizer, read_raw
 
-MULTIPLE = 128  # rows of a table that grows; 102,400 and 129,280 are multiples too
+MULTIPLE = 128  # a table that grows gets a multiple of this many rows; 102,400 and 129,280 are multiples too
 CHUNK_ROWS = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """A tokenizer with DeepSeek-VL2's special tokens, and the tables that it needs."""
+    """A tokenizer with DeepSeek-VL2's special tokens, and the numbers of rows of embedding table and head."""
 
     tokenizer: Tokenizer
-    seen_ids: tuple[int, ...]  # what the language model's own tokenizer gives
-    added: dict[str, int]  # the new special tokens
-    stored_rows: int  # of the language model's tables
-    rows: int  # of ours
+    seen_ids: tuple[int, ...]  # the ids of the language model's own tokenizer
+    added: dict[str, int]  # the new special tokens with their ids
+    stored_rows: int  # number of rows of the language model's tables
+    rows: int  # number of rows of the new checkpoint's tables
 
     @classmethod
     def of(cls, file: Path, stored_rows: int) -> Vocabulary:
-        """Add the special tokens to a tokenizer.json. UserError if it does not fit the tables of the language model."""
+        """Add the special tokens to a tokenizer.json. Raise UserError if its ids exceed the language model's tables."""
         own = read_raw(file)
         seen = sorted(own.get_vocab(with_added_tokens=True).values())
         if not seen or seen[-1] >= stored_rows:
@@ -52,7 +52,10 @@ class Vocabulary:
         )
 
     def extend(self, stored_RD: Tensor) -> Tensor:
-        """Return a table of the embeddings or the head with the rows of new tokens; where it has room, in place."""
+        """Return the embedding table or head [rows, D] with the rows of the new tokens filled in.
+
+        If the table needs no more rows, it is changed in place and returned.
+        """
         out_RD = stored_RD
         if self.rows != self.stored_rows:
             out_RD = stored_RD.new_empty(self.rows, stored_RD.shape[1])

@@ -1,4 +1,4 @@
-"""Checkpoints: found, opened and written. `load_model` opens all; how each is held says `vl2.checkpoint.policy`."""
+"""Find, load and write checkpoints. `load_model` opens every kind; `vl2.checkpoint.policy` decides how it is held."""
 
 from vl2.checkpoint.load import load_model
 from vl2.checkpoint.policy import LoadOptions

@@ -1,4 +1,4 @@
-"""Models on the meta device, shapes without memory, and giving them memory."""
+"""Build models on the meta device, where tensors have shapes but no memory, and allocate their memory later."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vl2.quant.quantize_model import Scheme, allocate_quantized
 
 
 def build_empty(config: ModelConfig, scheme: Scheme | None = None, dtype: torch.dtype | None = None) -> VL2:
-    """Return a model on the meta device, quantized where the scheme says so.
+    """Return a model on the meta device, with quantized layers where the scheme asks for them.
 
-    `dtype` is of what is not quantized; None leaves PyTorch's default.
+    `dtype` is the type of the parameters that are not quantized; None leaves PyTorch's default.
     """
     with shapes_only():
         model = VL2(config)
@@ -27,7 +27,10 @@ def build_empty(config: ModelConfig, scheme: Scheme | None = None, dtype: torch.
 
 
 def materialize(model: VL2, dtype: torch.dtype, device: torch.device) -> None:
-    """Give what is on the meta device uninitialized memory. In place; buffers, as the expert bias, keep their type."""
+    """Replace the model's tensors on the meta device by uninitialized memory on `device`, in place.
+
+    Parameters get `dtype`; buffers, such as the expert bias, keep their own type.
+    """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.is_meta:

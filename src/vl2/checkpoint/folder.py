@@ -1,4 +1,4 @@
-"""The files of a checkpoint folder: which hold weights, what they must hold, and writing a new folder in one step."""
+"""Read the layout of a checkpoint folder, check its tensors, and create a new folder atomically."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SINGLE = "model.safetensors"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 NAMES_SHOWN = 5
 
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
+Progress = Callable[[int, int], None]  # called with the bytes done so far and the total bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A folder and what its config.json says."""
+    """A checkpoint folder with its parsed config.json."""
 
     folder: Path
     config: ModelConfig
@@ -43,18 +43,19 @@ class Checkpoint:
         return cls(folder=folder, config=config, quantization=QuantizationConfig.of(config, folder))
 
     def build_empty(self) -> VL2:
-        """Return a model on the meta device whose state dict is laid out as the files are."""
+        """Return a model on the meta device whose state dict has the layout of the files."""
         return build_empty(self.config, None if self.quantization is None else self.quantization.scheme)
 
     def stored_tensors(self, model: VL2) -> tuple[list[Place], dict[str, StoredTensor]]:
-        """Return the tensors of the folder: their places in a model from `build_empty`, and by name where they lie.
+        """Return the tensors' places in a model from `build_empty`, and the stored tensors by their names in the files.
 
-        UserError unless the folder holds exactly these, by name and shape.
+        Raise UserError unless the folder holds exactly the tensors of the model, by name and shape.
         """
         expected, stored = shapes(model), stored_tensors(self.folder)
         check_tensors({place.name: shape for place, shape in expected.items()}, stored, self.folder)
         for name, buffer in model.named_buffers():
-            # Codes of another type would be read as other numbers; what is not quantized may be cast.
+            # Only the codes of quantized layers have one byte per element. Codes of another type would be read as
+            # different numbers, whereas tensors that are not quantized may be cast.
             if buffer.dtype.itemsize != 1:
                 continue
             if (found := stored[stored_name(model, name)].dtype) != buffer.dtype:
@@ -63,13 +64,13 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type that config.json names."""
+        """The PyTorch type that config.json names in `torch_dtype`."""
         dtype: torch.dtype = getattr(torch, self.config.torch_dtype)
         return dtype
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Return every tensor of a folder by its name in the files."""
+    """Return every tensor of a folder by its name in the files. Raise UserError if a name is stored twice."""
     tensors: dict[str, StoredTensor] = {}
     for file in weight_files(folder):
         for name, tensor in read_header(file).items():
@@ -80,7 +81,10 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold a folder's weights. UserError if there are none, or not all that its index names."""
+    """Return the folder's weight files. Raise UserError if there are none, or if one that the index names is missing.
+
+    Pickled weights are refused, because unpickling can run code.
+    """
     if (folder / INDEX).is_file():
         try:
             weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
@@ -96,7 +100,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     shards = sorted(folder.glob("model-*-of-*.safetensors"))
-    if shards:  # without their index; a shard that is missing shows as missing tensors
+    if shards:  # the index is missing; a missing shard will be reported later as missing tensors
         return shards
     pickled = [p.name for p in sorted(folder.iterdir()) if p.suffix in PICKLED]
     if pickled:
@@ -127,16 +131,17 @@ def _some(names: Sequence[str]) -> str:
 
 
 def refuse_existing(folder: Path) -> None:
-    """Raise UserError if a folder exists and is not empty: nothing is overwritten."""
+    """Raise UserError if the folder exists and is not empty, so that nothing is overwritten."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists: choose a new folder to save to")
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to; it takes its final name when the context is left without an error.
+    """Yield a temporary folder to write to, and rename it to `folder` when the context ends without an error.
 
-    So a folder appears whole or not at all. UserError if it exists and is not empty, or cannot be made.
+    Readers therefore never see a folder that is only partly written. Raise UserError if `folder` exists and is not
+    empty, or cannot be created.
     """
     refuse_existing(folder)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")

@@ -1,10 +1,12 @@
-"""Memory-map tensors from the checkpoint's files instead of copying them, so that loading does not wait for them.
+"""Memory-map tensors from the checkpoint's files instead of copying them, which makes loading faster.
 
-Which tensors are asked to stay is the policy's to say (`vl2.checkpoint.policy`). Of these a tensor does stay where it
-lies in its file as the model wants it; large ones of a plain checkpoint only where the system holds their file in huge
-pages, for in small ones they would be read at half the speed or less. So Linux keeps a file that it has read from a
-disk into a map with advice, or that was written by some MB at a time as downloads are, on file systems that know huge
-pages (ext4 since 6.16, XFS); not one that was written by some KB.
+The policy (`vl2.checkpoint.policy`) chooses which tensors may be mapped. One of them is mapped only if it has the
+wanted type and alignment in its file. Large tensors of a plain checkpoint must also be in huge pages of the page cache,
+because from small pages they would be read at half the speed or less.
+
+Linux keeps a file in huge pages if it was read from a disk into a map with that advice, or if it was written in blocks
+of some MB, as downloads are. A file written in blocks of some KB does not qualify. The file system must support huge
+pages too (ext4 since 6.16, XFS).
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from vl2.model.moe import MoE
 
 TABLE = "language.model.embed_tokens.weight"
 HEAD = "language.lm_head.weight"
-LEAST_BYTES = 1 << 28  # a smaller file is copied in no time
+LEAST_BYTES = 1 << 28  # bytes; copying a smaller file takes so little time that mapping it has no advantage
 
-Bring = Callable[[MappedFile, int, int], None]  # brings a part of a file into memory, by offset and bytes
+Bring = Callable[[MappedFile, int, int], None]  # loads a byte range (offset, size) of a mapped file into memory
 
 
 class FileViews:
-    """The tensors of a checkpoint that a model views in their files."""
+    """The tensors of a checkpoint that a model views in the memory-mapped files."""
 
     def __init__(
         self,
@@ -40,22 +42,25 @@ class FileViews:
         dtype: torch.dtype,
         file_kind: Callable[[Path], MappedFile] = MappedFile,
     ) -> None:
-        """`stored` by the names in the files; `dtype` is what the parameters of the model are wanted in."""
+        """`stored` is keyed by the names in the files; `dtype` is the wanted type of the model's parameters."""
         self.stored = stored
         self._dtype, self._file_kind = dtype, file_kind
         self._files: dict[Path, MappedFile] = {}
-        self._parts: list[tuple[Path, int, int]] = []  # of files, by offset and bytes: what is to be locked in memory
-        self._bring: dict[str, Callable[[], None]] = {}  # by the names of tensors that stay
+        self._parts: list[tuple[Path, int, int]] = []  # byte ranges (file, offset, size) to lock in memory
+        self._bring: dict[str, Callable[[], None]] = {}  # loads a mapped tensor into memory, by its name in the files
 
     def view_table(self, model: VL2) -> None:
-        """Let a model view the token table, if that may stay. In place."""
+        """Make the model's token table a view of its file, in place, if type and alignment allow."""
         table = stored_name(model, TABLE)
         if self._fits(table, self._dtype):
-            # Only asked for: a prompt wants some of its rows.
+            # Prefetching is enough, because a prompt needs only some rows of the table.
             model.language.model.embed_tokens.weight = self._parameter(table, MappedFile.prefetch)
 
     def view_large(self, model: VL2) -> None:
-        """Let a plain model whose weights have no memory yet view table, head and routed experts. In place."""
+        """Map the token table, the head and the routed experts of a plain checkpoint, in place, where possible.
+
+        The weights of the model must still be on the meta device.
+        """
         self.view_table(model)
         head = stored_name(model, HEAD)
         if self._may_stay([head]):
@@ -67,7 +72,10 @@ class FileViews:
                     module.add_module("experts", MemoryMappedExperts([self._pair(*expert) for expert in names]))
 
     def view_all(self, model: VL2, wanted: Sequence[Place], *, huge_pages: bool) -> None:
-        """Let a model whose weights have no memory yet view every tensor that has a place of its own. In place."""
+        """Map every tensor whose type and alignment allow it, in place.
+
+        The weights of the model must still be on the meta device. `huge_pages` asks for huge pages or refuses them.
+        """
         self.view_table(model)
         for place in wanted:
             if place.parameter == TABLE:
@@ -82,33 +90,37 @@ class FileViews:
             file.prefer_huge_pages(huge_pages)
 
     def bring(self, name: str) -> bool:
-        """Bring a tensor of those that stay into memory and return True; False for others."""
+        """Load a mapped tensor into memory and return True; return False if the tensor is not mapped."""
         if name not in self._bring:
             return False
         self._bring[name]()
         return True
 
     def mlock(self) -> None:
-        """Lock the large tensors of a plain checkpoint in memory, once they are there."""
+        """Lock the mapped large tensors of a plain checkpoint in memory. Call this after they have been loaded."""
         for path, offset, nbytes in self._parts:
             self.file(path).mlock(offset, nbytes)
 
     def file(self, path: Path) -> MappedFile:
-        """Return a file of the checkpoint, mapped once."""
+        """Return the memory map of a file. Each file is mapped once."""
         if path not in self._files:
             self._files[path] = self._file_kind(path)
         return self._files[path]
 
     def _fits(self, name: str, dtype: torch.dtype) -> bool:
-        """Whether a tensor lies in its file as it is wanted."""
+        """Return whether a tensor has the wanted type in its file and is aligned for that type."""
         stored = self.stored[name]
         return stored.dtype == dtype and stored.offset % stored.dtype.itemsize == 0
 
     def _may_stay(self, names: Sequence[str]) -> bool:
-        """Whether tensors that are read from end to end, and lie together, may stay."""
+        """Return whether a group of large tensors may be mapped; if so, schedule their byte ranges for locking.
+
+        The tensors are stored next to each other and are read completely for every token.
+        """
         if not all(self._fits(name, self._dtype) for name in names):
             return False
-        # MKL rounds a float32 product of one row by how the matrix is aligned: elsewhere its bits would be others.
+        # MKL's float32 product of one row depends on the alignment of the matrix, so a matrix that is not aligned to
+        # 64 bytes would give different last bits.
         if self._dtype == torch.float32 and any(self.stored[name].offset % ALIGNMENT for name in names):
             return False
         by_file: dict[Path, list[StoredTensor]] = {}
@@ -127,14 +139,18 @@ class FileViews:
         return nn.Parameter(view, requires_grad=view.is_floating_point())
 
     def _view(self, stored: StoredTensor, bring: Bring, *names: str) -> Tensor:
-        """Return a tensor that views a file; whoever asks for one of these names brings it into memory."""
+        """Return a tensor that views its file, and register how `bring` loads the tensors of these names."""
         file = self.file(stored.path)
         for name in names:
             self._bring[name] = partial(bring, file, self.stored[name].offset, self.stored[name].nbytes)
         return file.tensor(stored)
 
     def _pair(self, gate_name: str, up_name: str, down_name: str) -> Pair:
-        """Return the matrices of one expert. Gate and up projection are copied where they do not follow each other."""
+        """Return the matrices of one expert: gate and up projection [2F, D], and down projection [D, F].
+
+        Gate and up projection can be viewed as one matrix only if they are adjacent in the file; otherwise they are
+        copied.
+        """
         gate, up, down = (self.stored[name] for name in (gate_name, up_name, down_name))
         F, D = gate.shape
         if (gate.path, gate.offset + gate.nbytes) == (up.path, up.offset):
@@ -148,12 +164,12 @@ class FileViews:
 
 
 def _part(path: Path, tensors: Sequence[StoredTensor]) -> tuple[Path, int, int]:
-    """Return a file, and offset and bytes of the part of it that tensors span."""
+    """Return the file with the offset and size in bytes of the range that the tensors span."""
     first = min(tensor.offset for tensor in tensors)
     return path, first, max(tensor.offset + tensor.nbytes for tensor in tensors) - first
 
 
 def _projections(path: str, num_experts: int) -> list[list[str]]:
-    """Return the released names of every expert's gate, up and down projection."""
+    """Return for every expert the released names of its gate, up and down projection."""
     leaves = ("gate_proj", "up_proj", "down_proj")
     return [[f"{path}.{expert}.{leaf}.weight" for leaf in leaves] for expert in range(num_experts)]

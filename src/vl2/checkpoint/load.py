@@ -1,6 +1,7 @@
-"""Load a checkpoint folder: built on the meta device, then filled tensor by tensor. Strict, safetensors only.
+"""Load a checkpoint folder: build the model on the meta device, then fill it tensor by tensor.
 
-Peak memory is that of the model. Golden: tests/golden/reference/checkpoints.
+Only safetensors files are read, and names and shapes must match exactly. Peak memory is that of the model. Golden:
+tests/golden/reference/checkpoints.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from vl2.model import VL2
 from vl2.quant.quantize_model import allocate_quantized, quantize_model, quantize_tensor
 
 LARGE_BYTES = 128 << 20
-BATCH_BYTES = 16 << 20  # read by a thread at once: on a busy machine, handing over many small tensors takes longer
-# Two readers already saturate a disk; the time goes into page faults on the fresh memory.
+# Bytes that a thread reads per task: on a busy machine, submitting many small tensors one by one takes longer.
+BATCH_BYTES = 16 << 20
+# Two readers already saturate a disk; most of the time goes into page faults on the newly allocated memory.
 NUM_READERS = min(4, os.cpu_count() or 1)
 
 
 def load_model(folder: Path, options: LoadOptions | None = None, progress: Progress | None = None) -> VL2:
-    """Return the model of a checkpoint folder in evaluation mode.
+    """Return the model of a checkpoint folder, in evaluation mode.
 
-    UserError names the tensors that are missing, not expected or of another shape, and says where memory is short.
+    Raise UserError if tensors are missing, unexpected or of a wrong shape, or if the memory is too small.
     """
     options = options or LoadOptions()
     checkpoint = Checkpoint.of(folder)
@@ -54,7 +56,10 @@ def read_model(
     progress: Progress | None = None,
     file_kind: Callable[[Path], MappedFile] = MappedFile,
 ) -> tuple[VL2, FileViews]:
-    """Return the model with all weights in memory but paged experts, and what it views in its files."""
+    """Return the model with its weights loaded, and the tensors that it views in its files.
+
+    Experts that the policy pages are mapped but not loaded yet.
+    """
     model = checkpoint.build_empty()
     wanted, stored = checkpoint.stored_tensors(model)
     if policy.quantize is not None:
@@ -65,7 +70,7 @@ def read_model(
     elif policy.in_place == "large":
         views.view_large(model)
     elif policy.in_place == "everything":
-        # Of a paged expert huge pages would bring in the neighbors too, uncounted.
+        # With paged experts, a huge page would also load parts of neighboring experts, which the budget does not count.
         views.view_all(model, wanted, huge_pages=policy.expert_bytes is None)
     if policy.expert_bytes is not None:
         wanted = [place for place in wanted if EXPERTS not in place.name]
@@ -89,10 +94,10 @@ def fill(
     put: Callable[[Place, StoredTensor], None],
     progress: Progress | None,
 ) -> None:
-    """Put every stored tensor where it belongs, several at a time."""
+    """Call `put` for every wanted tensor, in several threads. `progress` gets the bytes done and the total."""
 
-    # In the order of the files, so that the disk reads ahead. The largest before all others: to be cast or quantized
-    # they are held twice for a moment, and little else is in memory then.
+    # Tensors are read in file order, so that the system can read ahead. Large tensors come first: while one is cast or
+    # quantized, it is held twice, and at the start little else is in memory.
     def rank(place: Place) -> tuple[bool, Path, int]:
         tensor = stored[place.name]
         return tensor.nbytes < LARGE_BYTES, tensor.path, tensor.offset
@@ -128,7 +133,7 @@ def _batches(wanted: Sequence[Place], stored: Mapping[str, StoredTensor]) -> Ite
 
 
 def put(model: VL2, place: Place, stored: StoredTensor) -> None:
-    """Read a stored tensor to its place in a model: quantized where its layer is, else as it is. In place."""
+    """Read a stored tensor into its place in the model, in place; quantize it if its layer is quantized."""
     target = _target(model, place)
     if target is not None:
         read_into(target, stored)
@@ -137,7 +142,7 @@ def put(model: VL2, place: Place, stored: StoredTensor) -> None:
 
 
 def put_values(model: VL2, place: Place, weight: Tensor) -> None:
-    """Bring a weight to its place in a model: quantized where its layer is, else as it is. In place."""
+    """Copy a weight into its place in the model, in place; quantize it if its layer is quantized."""
     target = _target(model, place)
     if target is not None:
         target.copy_(weight)
@@ -146,7 +151,7 @@ def put_values(model: VL2, place: Place, weight: Tensor) -> None:
 
 
 def _target(model: VL2, place: Place) -> Tensor | None:
-    """Return the memory that a tensor fills; None where its layer is quantized."""
+    """Return the part of the model's parameter that a stored tensor fills; None if the layer is quantized."""
     owner, _, leaf = place.parameter.rpartition(".")
     tensor = getattr(model.get_submodule(owner), leaf, None)
     return place.view(tensor.detach()) if isinstance(tensor, Tensor) else None

@@ -1,4 +1,7 @@
-"""The memory of this machine in bytes: in total, and available to a model now. Standard library only."""
+"""Measure the main memory of this machine in bytes: in total, and available now.
+
+On Linux the limits of control groups (containers) count too. Only the standard library is used.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**
 
 @dataclass(frozen=True, kw_only=True)
 class Hierarchy:
-    """Where control groups lie, and how a group's files say what it may use, uses, and has of that in cached files."""
+    """Where a version of Linux control groups is mounted, and the names of its files and statistics."""
 
     root: Path
-    controller: str  # as this process's line of OWN_GROUPS names it
-    limit: str
-    usage: str
-    cached: str
+    controller: str  # the controller's name in the lines of OWN_GROUPS; empty in version 2
+    limit: str  # file with the memory limit in bytes, or "max"
+    usage: str  # file with the bytes in use, cached files included
+    cached: str  # name in memory.stat of the bytes of cached files, which the system can free
 
 
 HIERARCHIES = (
@@ -41,10 +44,10 @@ HIERARCHIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class MachineMemory:
-    """Of the main memory, not a card's."""
+    """Bytes of main memory (not of a GPU's memory)."""
 
     total: int
-    available: int  # without pushing other programs out; where the system does not say, half of it
+    available: int  # without swapping out other programs; half of `total` if the system does not report it
 
     @classmethod
     def now(cls) -> MachineMemory:
@@ -62,7 +65,7 @@ class MachineMemory:
 
 
 def parse_bytes(text: str) -> int:
-    """Return the bytes of a size such as "8GB", "800 MB" or "7.5GiB"."""
+    """Return the number of bytes of a size such as "8GB", "800 MB" or "7.5GiB". Raise UserError for other texts."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].upper() not in UNITS:
         raise UserError(f"a size is a number with a unit, such as 8GB or 800MB, got {text!r}")
@@ -80,9 +83,9 @@ def _of_the_system() -> tuple[int, int]:
 
 
 def _own_groups(hierarchy: Hierarchy) -> list[Path]:
-    """Return the folders of this process's group and of all above it: each one's limit holds.
+    """Return the folders of this process's control group and of all its parents, because the limit of each applies.
 
-    In a container that has its own view of the groups the path is not to be found below the root, or is the root.
+    In a container with its own view of the groups, the path may not exist below the root, or may be the root itself.
     """
     try:
         lines = [line.split(":", 2) for line in OWN_GROUPS.read_text().splitlines()]
@@ -112,7 +115,7 @@ def _statistic(file: Path, name: str) -> int:
 
 
 class _WindowsStatus(ctypes.Structure):
-    """MEMORYSTATUSEX."""
+    """The structure MEMORYSTATUSEX of the Windows API."""
 
     _fields_ = [
         ("length", ctypes.c_ulong), ("load", ctypes.c_ulong),

@@ -1,11 +1,11 @@
-"""Plan the memory that a model will need, before any of it is loaded: weights, cache, activations, kept results.
+"""Predict the bytes of memory that a model will need before it is loaded: weights, KV cache, activations, caches.
 
-Weights and cache are counted on the meta device and exact. Activations are those of the most demanding pass, estimated
-by formula: the encoder on a pass of tiles on a CPU, or a prompt that fills the context and is prefilled at once (in
-chunks it needs less). All in bytes.
+Weights and KV cache are counted exactly, on the meta device. Activations are estimated by formula for the most
+demanding pass. This is either the encoder on a batch of tiles on a CPU, or the prefill of a prompt that fills the
+context and is not split into chunks (chunks need less).
 
-The limits that inference keeps are defined here too: how many tiles are encoded at once, and how many bytes are kept
-between requests.
+This file also defines two limits of inference: how many tiles are encoded at once, and how many bytes of encoded images
+and prompts are kept between requests.
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ from vl2.model.sam import SCORES_AT_ONCE
 from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES, Scheme
 
 FORMATS = ("float32", "bfloat16", *SCHEME_NAMES)
-# "crowded": only where other programs give up memory; "paged": from quantized files, with some experts absent.
+# "crowded": the model fits only if other programs free memory. "paged": it fits if it is read from quantized files and
+# only a part of the experts is held in memory.
 Verdict = Literal["fits", "paged", "crowded", "too large"]
 PROGRAM_BYTES = 400_000_000  # Python, PyTorch and its thread pools, measured on Linux
-# Tiles encoded at once: enough to keep the machine busy, few enough to bound the memory. On a CPU a pass reads and
-# packs the weights, and whoever waits for the next token of another answer waits for the pass: five large tiles.
+# Tiles encoded at once: enough to keep the device busy, few enough to bound the memory. On a CPU the limit is counted
+# in patches (five large tiles), because the next tokens of other answers have to wait until the pass is finished.
 TILES_PER_PASS = 16
 PATCHES_PER_PASS_ON_CPU = 4096
-DEFAULT_ENCODER_BYTES = 64 << 20  # of encoded images: 130 tiles of the tiny size, 64 of the base size
-# Of prompts: 2,150 tokens of the tiny size, 4,300 of small, 3,850 of base; two pictures, or more.
+DEFAULT_ENCODER_BYTES = 64 << 20  # for encoded images: 130 tiles of the tiny size, 64 of the base size
+# For the KV caches of prompts: 2,150 tokens of the tiny size, 4,300 of small, 3,850 of base. That is at least two
+# images.
 DEFAULT_PREFIX_BYTES = 128 << 20
 READ_ALWAYS = ("shared experts", "attention", "routers and norms", "dense layers", "head")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Bytes that a model takes while it answers."""
+    """Bytes of memory that a model needs for inference."""
 
     weights: str  # one of FORMATS, or "quantized" for another scheme
-    experts: int  # the routed ones, which can be paged where they are mapped from quantized files
+    experts: int  # all routed experts, which can be paged if they are mapped from quantized files
     other_weights: int
-    expert: int  # one of them
-    experts_per_token: int  # over all layers
-    read_per_token: int  # of the language model, for one token by itself
+    expert: int  # one routed expert
+    experts_per_token: int  # number of routed experts that one token uses, summed over the layers
+    read_per_token: int  # weights of the language model that are read to decode a single token
     cache: int
     activations: int
-    reuse: int  # kept of images and prompts, at most
+    reuse: int  # upper limit of what is kept of images and prompts between requests
     program: int = PROGRAM_BYTES
 
     @classmethod
@@ -65,9 +67,10 @@ class MemoryPlan:
         cache_tokens: int | None = None,
         reuse: int = DEFAULT_ENCODER_BYTES + DEFAULT_PREFIX_BYTES,
     ) -> MemoryPlan:
-        """Plan one conversation that fills the context; `cache_tokens` for all positions that several take together.
+        """Plan for one conversation of `context` tokens, or for a KV cache of `cache_tokens` positions in total.
 
-        `dtype` is of what is not quantized, None for the checkpoint's own. A plain format is its own type.
+        `dtype` is the type of weights that are not quantized; None is the checkpoint's own type. It is ignored if
+        `weights` is "float32" or "bfloat16". `reuse` is the limit of what is kept between requests.
         """
         name = weights if isinstance(weights, str) else name_of(weights)
         dtype = DTYPES.get(name, dtype or getattr(torch, config.torch_dtype))
@@ -101,20 +104,20 @@ class MemoryPlan:
 
     @property
     def least(self) -> int:
-        """What paging cannot go below: everything but the experts, and of these the ones of one token."""
+        """The least memory that paging needs: everything but the experts, plus the experts of one token."""
         return self.total - self.experts + self.expert * self.experts_per_token
 
     def experts_within(self, memory: int) -> int:
-        """Return how many bytes of experts can be held when everything together keeps within `memory`."""
+        """Return how many bytes of experts can be held if the total must not exceed `memory`."""
         return min(self.experts, memory - (self.total - self.experts))
 
     def paged_per_token(self, memory: int) -> int:
-        """Return the bytes of experts that a token finds absent, if all experts are chosen equally often."""
+        """Return the bytes of experts that must be paged in per token, if all experts are chosen equally often."""
         absent = 1 - self.experts_within(memory) / max(1, self.experts)
         return round(absent * self.expert * self.experts_per_token)
 
     def verdict(self, memory: MachineMemory) -> Verdict:
-        """Say whether this machine can hold it."""
+        """Return whether and how this model fits into the machine's memory."""
         if self.total <= memory.available:
             return "fits"
         if self.weights not in DTYPES and self.least <= memory.available:
@@ -130,9 +133,10 @@ def name_of(scheme: Scheme) -> str:
 
 
 def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory, torch_dtype: str) -> MemoryPlan | None:
-    """Return the most exact form that this machine holds whole, else the smallest that it can page, else none.
+    """Return the most precise plan that fits completely, otherwise the smallest that fits with paging, otherwise None.
 
-    `plans` go from the most exact to the smallest; float32 is advised only where the checkpoint's own type is that.
+    `plans` are ordered from the most precise to the smallest. float32 is recommended only if it is the checkpoint's
+    own type.
     """
     offered = [plan for plan in plans if plan.weights != "float32" or torch_dtype == "float32"]
     whole = [plan for plan in offered if plan.verdict(memory) == "fits"]
@@ -141,7 +145,7 @@ def recommend(plans: Sequence[MemoryPlan], memory: MachineMemory, torch_dtype: s
 
 
 def tiles_per_pass(config: ModelConfig, device: torch.device, tile_px: int | None = None) -> int:
-    """Return how many tiles are encoded at once; it depends on the encoder, its device and the size of a tile alone."""
+    """Return how many tiles of `tile_px` pixels a side are encoded at once; None is the encoder's own tile size."""
     if device.type != "cpu":
         return TILES_PER_PASS
     num_patches = config.vision_config.num_patches(tile_px or config.vision_config.image_size)
@@ -149,9 +153,9 @@ def tiles_per_pass(config: ModelConfig, device: torch.device, tile_px: int | Non
 
 
 def encoder_bytes(config: ModelConfig, itemsize: int) -> int:
-    """Return the activations of a pass of tiles on a CPU: the MLP of a block, with its input, and the pixels.
+    """Return the bytes of activations of an encoder pass on a CPU: a block's MLP with its input, and the pixels.
 
-    Of DeepEncoder it is SAM's MLP, and the biases of the scores of one block of queries.
+    For DeepEncoder these are SAM's MLP and the attention biases of one block of queries.
     """
     vision, scores = config.vision_config, 0
     if isinstance(vision, DeepEncoderConfig):
@@ -166,10 +170,13 @@ def encoder_bytes(config: ModelConfig, itemsize: int) -> int:
 
 
 def prefill_bytes(config: ModelConfig, tokens: int, itemsize: int) -> int:
-    """Return the activations of a prompt read at once: the stream, and the larger of experts and attention."""
+    """Return the bytes of activations of an unchunked prefill: the residual stream, plus experts or attention.
+
+    Experts and attention do not run at the same time, so the larger of the two counts.
+    """
     language = config.language_config
     width, heads = language.hidden_size, language.num_attention_heads
-    # Rows sorted by expert, their outputs, these by token, and the float32 products that are summed.
+    # Rows sorted by expert, their outputs, the outputs in token order, and the float32 products that are summed.
     routed = (language.num_experts_per_tok or 0) * width * (3 * itemsize + 4)
     if language.use_mla:
         head = language.qk_nope_head_dim + language.qk_rope_head_dim

@@ -1,7 +1,7 @@
-"""The size of a model: parameters in all and per token, bytes of each part, cache per token.
+"""Compute the size of a model: total and active parameters, bytes of each part, KV cache per token.
 
-Counted from the configuration on the meta device; no weight is read. What a model needs to run is in
-`vl2.checkpoint.memory_plan`. Golden: the parameter totals of the released files, in tests/checkpoint/test_size.py.
+Everything is counted from the configuration on the meta device, so no weight is read. `vl2.checkpoint.memory_plan`
+computes what a model needs to run. Golden: parameter totals of the released files, in tests/checkpoint/test_size.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vl2.quant.quantize_model import Scheme, scheme_named
 
 POOL, VISION, PROJECTOR = BESIDE_LANGUAGE = ("attention pool (unused)", "vision encoder", "projector")
 TABLE, EXPERTS = "token table", "routed experts"
-# Parts of the names in the state dict, the first that fits.
+# Substrings of the names in the state dict. The first part that matches a name counts.
 PARTS = {
     POOL: ("vision.attn_pool.",),
     VISION: ("vision.",),
@@ -33,19 +33,19 @@ PARTS = {
     "dense layers": (".mlp.",),
     "head": (".lm_head.",),
 }
-UNREAD = (TABLE, POOL)  # of the table one row, of the pool nothing
+UNREAD = (TABLE, POOL)  # not read for a token: a lookup reads one row of the table, and nothing reads the pool
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSize:
-    """Parameter counts of the parts, and what follows from them."""
+    """Number of parameters of each part, and numbers derived from them."""
 
     config: ModelConfig
     vision: int
-    attention_pool: int  # in the files, never used
-    projector: int  # with newline and separator
+    attention_pool: int  # stored in the files, but never used
+    projector: int  # includes the image newline and the view separator
     language: int
-    language_active: int  # read for one token: routed experts counted K of E, the token table not at all
+    language_active: int  # read for one token: K of the E routed experts, and nothing of the token table
     cache_values_per_token: int
 
     @classmethod
@@ -70,7 +70,7 @@ class ModelSize:
 
     @property
     def active(self) -> int:
-        """Parameters at work for one token of an image and its text: encoder, projector and active language model."""
+        """Active parameters of the whole model: encoder, projector, and what the language model reads per token."""
         return self.vision + self.projector + self.language_active
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,9 +99,9 @@ class ModelSize:
 
 
 def weight_bytes(config: ModelConfig, weights: str | Scheme, dtype: torch.dtype | None = None) -> dict[str, int]:
-    """Return the bytes of each part of a model whose weights are held in one of the formats, or by a scheme.
+    """Return the bytes of each part of a model whose weights are held in a format or by a quantization scheme.
 
-    `dtype` is of what a scheme leaves as it is, None for the checkpoint's own.
+    `dtype` is the type of weights that the scheme does not quantize; None is the checkpoint's own type.
     """
     if isinstance(weights, str) and weights in DTYPES:
         model = build_empty(config, dtype=DTYPES[weights])
@@ -117,12 +117,12 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return the number of parameters, however they are held."""
+    """Return the total number of parameters, independent of how they are quantized."""
     return sum(parameter.numel() for parameter in build_empty(config).parameters())
 
 
 def share_at_work(config: ModelConfig, part: str) -> float:
-    """Return how much of a part works for one token of an image and its text."""
+    """Return the fraction of a part's parameters that are active for one token."""
     language = config.language_config
     if part == EXPERTS:
         return (language.num_experts_per_tok or 0) / (language.n_routed_experts or 1)

@@ -1,9 +1,9 @@
-"""The one table between our parameters and the tensor names of released files.
+"""Map our parameters to the tensor names in the released files. All code that reads or writes checkpoints uses this.
 
-In DeepSeek-VL2's files names are equal but for two cases: the released name of the separator is misspelt, and the
-experts of a layer are stored one by one where we stack them, gate and up projection in one matrix. The files of the
-DeepSeek-OCR family have the experts and the misspelling too, and other prefixes: everything but the head is under
-`model.`, the encoders have names of their own, and the language model has none.
+Our names equal those of DeepSeek-VL2's files with two exceptions: the released name of the view separator is misspelt,
+and the released files store the experts of a layer one by one. Our experts are stacked, with gate and up projection in
+one matrix. The files of the DeepSeek-OCR family have the same two differences and other prefixes: everything but the
+head is under `model.`, the encoders have different names, and the language model has no prefix of its own.
 
 Source: released files of DeepSeek-VL2; of the family, what the released `load_weights` and transformers' renaming of
 these files expect. Golden: tests/golden/reference/checkpoints, tests/golden/ocr.
@@ -21,7 +21,7 @@ from vl2.model import VL2
 from vl2.model.deep_encoder import DeepEncoder
 
 RENAMED = {"view_separator": "view_seperator"}
-# Our prefixes and those of the DeepSeek-OCR family's files, the first that fits.
+# Our prefixes and those of the DeepSeek-OCR family's files. The first prefix that matches counts.
 OCR_PREFIXES = {
     "vision.sam.": "model.sam_model.",
     "vision.clip.": "model.vision_model.",
@@ -30,21 +30,21 @@ OCR_PREFIXES = {
     "view_seperator": "model.view_seperator",
     "language.": "",
 }
-# Counts 0, 1, 2, ...: written by a program that keeps it as a buffer, needed by none.
+# Holds the numbers 0, 1, 2, ...; programs that keep it as a buffer write it, and loading does not need it.
 OPTIONAL = ("model.vision_model.embeddings.position_ids",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a stored tensor lives in the model: a parameter, or a contiguous part of a stacked one."""
+    """Where a stored tensor belongs in the model: a whole parameter, or a contiguous part of a stacked one."""
 
-    name: str  # in the file
-    parameter: str  # in the model's state dict
-    expert: int | None = None
-    rows: tuple[int, int] | None = None  # of the expert's matrix
+    name: str  # name in the file
+    parameter: str  # name in the model's state dict
+    expert: int | None = None  # index in the stack of experts
+    rows: tuple[int, int] | None = None  # range of rows in the expert's matrix; None for the whole matrix
 
     def view(self, parameter: Tensor) -> Tensor:
-        """Return the part of the parameter that this tensor fills. It shares the parameter's memory."""
+        """Return the part of the parameter that this tensor fills, as a view that shares the parameter's memory."""
         if self.expert is None:
             return parameter
         matrix = parameter[self.expert]
@@ -52,15 +52,15 @@ class Place:
 
 
 def shapes(model: VL2) -> dict[Place, tuple[int, ...]]:
-    """Return the shape of every tensor of the files of this model."""
+    """Return the places and shapes of all tensors in the files of this model."""
     state = model.state_dict()
     return {place: tuple(place.view(state[place.parameter]).shape) for place in places(model)}
 
 
 def places(model: VL2) -> Iterator[Place]:
-    """Yield a Place for every tensor of the files of this model, in the order of the model.
+    """Yield a Place for every tensor in the files of this model, in the order of its state dict.
 
-    Quantized experts are stored as they are held, stacked.
+    Quantized experts stay stacked in the files, so each of their tensors has one Place.
     """
     rename = partial(stored_name, model)
     for parameter, tensor in model.state_dict().items():
@@ -80,7 +80,7 @@ def places(model: VL2) -> Iterator[Place]:
 
 
 def stored_name(model: VL2, name: str) -> str:
-    """Return the name in the files of this model of a tensor that is stored as it is held."""
+    """Return a tensor's name in this model's files, given its name in our scheme."""
     name = RENAMED.get(name, name)
     if not isinstance(model.vision, DeepEncoder):
         return name

@@ -1,10 +1,12 @@
-"""Expert paging: run a model whose experts do not all fit in memory, evicting the least recently used.
+"""Page experts: run a model whose routed experts do not all fit in memory, and evict the least recently used ones.
 
-The policy. What every token needs (attention, dense and shared layers, head, encoder) is read at the start and stays.
-Routed experts are read when a token first visits them; all of a layer's experts that a pass needs are asked for at
-once, so that the disk serves them together. When they exceed the budget, the one that was used longest ago is evicted:
-taken out of this process, while the system keeps its pages as long as nobody else wants the memory. Coming back it
-costs a remapping then, and a read of the disk otherwise. The budget holds for the process; nothing is written anywhere.
+Weights that every token needs (attention, dense and shared layers, head, encoder) are read at the start and stay.
+A routed expert is read when the router first chooses it. All experts that a layer needs in a pass are prefetched
+together, so that the disk can serve the reads in parallel.
+
+When the experts exceed the budget, the least recently used one is evicted: its pages are unmapped from this process.
+The system keeps them in its page cache until other programs need the memory, so a returning expert costs either a
+remapping or a disk read. The budget is that of this process, and nothing is written to disk.
 
 Answers do not depend on the budget.
 """
@@ -26,8 +28,8 @@ from vl2.checkpoint.pages import MappedFile
 from vl2.model import VL2
 from vl2.model.moe import MoE
 
-WINDOW = 1 << 16  # with a page that is touched, Linux maps those around it that are in its cache, up to so many bytes
-EXPERTS = ".experts."  # in the names of tensors
+WINDOW = 1 << 16  # bytes: on an access Linux also maps the cached pages around it, up to this size
+EXPERTS = ".experts."  # substring of the names of routed experts' tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,36 +41,36 @@ class ByteRange:
     nbytes: int
 
     def surroundings(self) -> tuple[int, int]:
-        """Return offset and size with what the system brought in beside it."""
+        """Return offset and size of the range, extended by what the system may have mapped around it."""
         first = self.offset // WINDOW * WINDOW
         stop = min(self.file.nbytes, -(-(self.offset + self.nbytes) // WINDOW) * WINDOW)
         return first, stop - first
 
 
-Key = tuple[str, int]  # a MoE layer by name, an expert of it
+Key = tuple[str, int]  # name of a MoE layer, index of an expert in it
 
 
 class ExpertPager:
-    """Watches the routers of a model whose experts lie in files, and keeps their bytes within a budget."""
+    """Loads the experts that the routers choose, and keeps the experts in memory within a budget of bytes."""
 
     def __init__(self, model: VL2, views: FileViews, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self.held_bytes = 0
-        self.hits = 0  # experts of a layer's pass that were in memory, and that were not
-        self.misses = 0
+        self.hits = 0  # chosen experts that were in memory, counted once per layer and pass
+        self.misses = 0  # chosen experts that had to be loaded
         self._model = model
         self._byte_ranges = _byte_ranges(model, views)
-        self._held: OrderedDict[Key, int] = OrderedDict()  # the least recently used first
+        self._held: OrderedDict[Key, int] = OrderedDict()  # bytes of experts in memory, least recently used first
         self._lock = Lock()
 
     def attach(self) -> None:
-        """Follow what the model's routers choose from now on."""
+        """Register a forward hook on every router, so that the experts it chooses are loaded before they run."""
         for name, module in self._model.named_modules():
             if isinstance(module, MoE):
                 module.gate.register_forward_hook(partial(self._chosen, name))
 
     def use(self, layer: str, experts: Iterable[int]) -> None:
-        """Have the experts of a layer in memory, having evicted others beyond the budget."""
+        """Load the given experts of a layer into memory, and evict others as far as the budget requires."""
         with self._lock:
             needed = [(layer, expert) for expert in experts]
             missing = [key for key in needed if key not in self._held]
@@ -91,12 +93,12 @@ class ExpertPager:
         return sum(part.nbytes for part in self._byte_ranges[key])
 
     def _evict(self, coming: int, keep: int) -> None:
-        """Make room for bytes to come; the last `keep` experts are in use."""
+        """Evict experts until `coming` more bytes fit the budget. The `keep` most recently used ones are in use."""
         while self.held_bytes + coming > self.budget_bytes and len(self._held) > keep:
             key, nbytes = self._held.popitem(last=False)
             self.held_bytes -= nbytes
             for part in self._byte_ranges[key]:
-                # An expert beside it that is in use loses a few pages, which come back when they are touched.
+                # A neighboring expert that is in use may lose a few pages; the next access maps them again.
                 part.file.evict(*part.surroundings())
 
     def _chosen(self, layer: str, gate: nn.Module, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:

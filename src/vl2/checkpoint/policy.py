@@ -1,4 +1,4 @@
-"""Loading policy: which tensors stay in their files, are copied, quantized or paged, and why.
+"""Decide how a checkpoint is loaded: which tensors stay in their files (memory-mapped), are copied, quantized or paged.
 
 | files     | to                         | stay in their files             | read into memory of their own             |
 |-----------|----------------------------|---------------------------------|-------------------------------------------|
@@ -10,16 +10,17 @@
 | either    | answer, another device     | nothing                         | everything                                |
 | plain     | train                      | nothing                         | everything                                |
 
-1. A prompt wants some rows of the table. Head and experts are read from end to end for every token, which a file in
-   huge pages serves as fast as memory; in others they are copied, see `vl2.checkpoint.in_place`.
-2. The encoder and what every token of a prompt meets are multiplied in tiles again and again, for which each row wants
-   to begin at a line of the cache.
-3. So the plain weights are never held together.
-4. An adapter is added into plain weights, and these must not be those of the file.
-5. Quantized files are laid out as the kernels read them, see `vl2.checkpoint.write`. Plain experts are not paged:
-   quantizing them is the smaller and faster way.
+1. A prompt needs only some rows of the table. The head and the chosen experts are read completely for every token,
+   and from a file in huge pages this is as fast as from memory. If the file is not in huge pages, they are copied, see
+   `vl2.checkpoint.in_place`.
+2. Weights of the encoder and other weights that every token of a prompt uses are multiplied in tiles many times. Such
+   products are faster if each row begins at a cache line.
+3. This way the plain weights are never in memory all at once.
+4. An adapter is added into the plain weights, and the file's own pages must not change.
+5. Quantized files have the layout that the kernels read, see `vl2.checkpoint.write`. Plain experts are never paged,
+   because quantizing them is both smaller and faster.
 
-What is refused is refused before a weight is read.
+Options that cannot be met raise UserError before any weight is read.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from vl2.model import VL2
 from vl2.quant.quantize_model import SCHEME_NAMES, Scheme, scheme_named
 
 AS_STORED = "auto"
-# Of what the machine could give now, what a model may take without being told: the rest is left for others.
+# The fraction of the available memory that a model may use if the user sets no limit; the rest is for other programs.
 SHARE_OF_AVAILABLE = 0.9
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
-    """How a model is to be loaded and held. Only one that answers may be quantized, bounded or left in its files."""
+    """How to load and hold a model. Quantization, adapters, memory limits and mapping are for inference only."""
 
     device: torch.device = CPU
     dtype: torch.dtype | None = None  # of what is not quantized; None for the checkpoint's own
@@ -65,24 +66,24 @@ class LoadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A row of the table above."""
+    """How a checkpoint will be loaded: one row of the table above."""
 
     dtype: torch.dtype
     device: torch.device
-    in_place: Literal["nothing", "table", "large", "everything"]  # what stays in its files where it can
-    quantize: Scheme | None = None  # the plain tensors, as they are read
-    quantize_at_the_end: Scheme | None = None
-    expert_bytes: int | None = None  # what paged experts may take; None where all stay in memory
+    in_place: Literal["nothing", "table", "large", "everything"]  # the tensors to map instead of copying, if possible
+    quantize: Scheme | None = None  # quantize each plain tensor while it is read
+    quantize_at_the_end: Scheme | None = None  # quantize after the adapter has been added
+    expert_bytes: int | None = None  # budget of paged experts in bytes; None keeps all experts in memory
 
 
 def check_weights(weights: str) -> None:
-    """Raise UserError unless weights can be held in this form."""
+    """Raise UserError unless `weights` is "auto" or the name of a quantization scheme."""
     if weights != AS_STORED and weights not in SCHEME_NAMES:
         raise UserError(f"weights must be {AS_STORED}, {' or '.join(SCHEME_NAMES)}, got {weights}")
 
 
 def memory_bytes(memory: str | int | None, device: torch.device) -> int | None:
-    """Return a bound of memory in bytes; UserError where it is no size, or is not for this device."""
+    """Return a memory limit in bytes. Raise UserError if it is not a size, or if the device is not the CPU."""
     if memory is not None and device.type != "cpu":
         raise UserError(f"memory is bounded on the CPU only, and the model is to run on {device}")
     size = parse_bytes(memory) if isinstance(memory, str) else memory
@@ -92,7 +93,7 @@ def memory_bytes(memory: str | int | None, device: torch.device) -> int | None:
 
 
 def choose_policy(checkpoint: Checkpoint, options: LoadOptions) -> Policy:
-    """Return how to read a checkpoint; UserError where it cannot be held as the options want it."""
+    """Return how to load a checkpoint. Raise UserError if the options cannot be met or memory is too small."""
     if checkpoint.quantization is not None:
         return _of_quantized_files(checkpoint, options)
     dtype, device, is_on_cpu = options.dtype or checkpoint.dtype, options.device, options.device.type == "cpu"
@@ -101,7 +102,7 @@ def choose_policy(checkpoint: Checkpoint, options: LoadOptions) -> Policy:
     scheme = None if options.weights == AS_STORED else scheme_named(options.weights)
     is_adapted = options.adapt is not None
     if is_on_cpu:
-        # An adapter is added into plain weights, so these are all there before they are quantized.
+        # An adapter is added into plain weights, so all of these are in memory before they are quantized.
         is_plain = scheme is None or is_adapted
         held = str(dtype).removeprefix("torch.") if is_plain else options.weights
         _check_fits(checkpoint, _plan(checkpoint, held, options), options)

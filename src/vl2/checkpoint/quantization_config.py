@@ -1,10 +1,11 @@
-"""How a folder says that its weights are quantized: `quantization_config` in its config.json.
+"""Read and write `quantization_config` in config.json, which marks a folder's weights as quantized.
 
     {"quant_method": "vl2", "version": 1, "weights": "int4", "group_size": 32,
      "parts": {"layers": "int4", "head": "int4", "vision": "int8", "projector": "int8"}}
 
-The parts, not the name, say what is in the files: a name may come to mean another choice of parts one day. What the
-formats look like in memory and so in the files is in `vl2.quant.formats`; a change of them is another version.
+Readers use `parts`, not the name in `weights`, because a later version may give that name to another choice of parts.
+`vl2.quant.formats` describes the layout of the formats in memory, which is also the layout in the files. Any change of
+it needs a new version number.
 """
 
 from __future__ import annotations
@@ -26,19 +27,22 @@ METHOD, VERSION = "vl2", 1
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationConfig:
-    """What a folder's files hold, as `quantization_config` in config.json says it."""
+    """The content of `quantization_config` in config.json."""
 
     weights: str  # the name of the scheme
     scheme: Scheme
 
     @classmethod
     def named(cls, weights: str) -> QuantizationConfig:
-        """Return the configuration of a scheme; UserError where there is none of this name."""
+        """Return the configuration of the scheme with this name. Raise UserError if there is none."""
         return cls(weights=weights, scheme=scheme_named(weights))
 
     @classmethod
     def of(cls, config: ModelConfig, folder: Path) -> QuantizationConfig | None:
-        """Return what config.json says, None for plain weights. UserError for what this package cannot read."""
+        """Return the quantization that config.json describes; None for plain weights.
+
+        Raise UserError if it is a method, version or group size that this package cannot read.
+        """
         values = config.source.get(QUANTIZED)
         if values is None:
             return None

@@ -1,7 +1,8 @@
-"""Full-size checkpoints with random weights, for speed and memory, not for answers; the tokenizer is the built-in one.
+"""Write full-size checkpoints with random weights, to measure speed and memory. The tokenizer is the built-in one.
 
-A plain one has the names, shapes and types of the released checkpoints. A quantized one is written without it: the base
-size is 55 GB in bfloat16 and 16 GB in int4, so its speed can be measured where its plain weights would not fit.
+A plain checkpoint has the names, shapes and types of the released ones. A quantized checkpoint is written directly,
+without plain weights. The base size is 55 GB in bfloat16 and 16 GB in int4, so the speed of int4 can be measured on
+machines that cannot hold the plain weights.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 
-# As `vl2.process.tokenizer` has them, which this package does not import.
+# The same strings as in `vl2.process.tokenizer`, which this package does not import.
 USER, ASSISTANT = "<|User|>", "<|Assistant|>"
 TABLE_CELL = ("<td>", "</td>")
 PLAIN = "bfloat16"
 SHARD_BYTES = 2_000_000_000
 DEVIATION = 0.02
-# Standard deviations of codes drawn evenly: 0..15 around 8, and -128..127.
+# Standard deviations of uniformly drawn codes: 0..15 around 8, and -128..127.
 CODE_DEVIATION = {"int4": 4.64, "int8": 73.9}
 
 
 def write_random_checkpoint(size: str, folder: Path, *, weights: str = PLAIN, seed: int = 0) -> None:
     """Write a checkpoint of a released size to a new folder, in bfloat16 or quantized.
 
-    Matrices are normal, norms are ones. UserError if the folder is there, or the disk has no room.
+    Matrices are normally distributed, and the weights of norms are ones. Raise UserError if the folder exists and is
+    not empty, or if the disk is too full.
     """
     generator = torch.Generator().manual_seed(seed)
     config = preset(size)
@@ -57,7 +59,7 @@ def _write(config: ModelConfig, folder: Path, beside: Sequence[Path], weights: s
     model = build_empty(config)
     state = model.state_dict()
     tensors = {
-        place.name: place.view(state[place.parameter]).to(torch.bfloat16)  # all of them: the expert bias too
+        place.name: place.view(state[place.parameter]).to(torch.bfloat16)  # all tensors, including the expert bias
         for place in places(model)
     }
 
@@ -70,7 +72,7 @@ def _write(config: ModelConfig, folder: Path, beside: Sequence[Path], weights: s
 
 @contextmanager
 def _files_beside(size: str) -> Iterator[list[Path]]:
-    """Give the files of processor and tokenizer, by their names in a checkpoint."""
+    """Yield the processor's and tokenizer's files to copy; their file names are those in a checkpoint."""
     presets = built_in_folder() if size == BUILT_IN else Path(str(resources.files("vl2") / "presets"))
     if size not in OCR_PRESETS:
         yield [presets / "processor_config.json", built_in_folder() / "tokenizer.json"]
@@ -83,7 +85,7 @@ def _files_beside(size: str) -> Iterator[list[Path]]:
 
 
 def ocr_tokenizer_json() -> str:
-    """Return the built-in tokenizer with the tags of tables in the places of the roles, as DeepSeek-OCR has them."""
+    """Return the built-in tokenizer.json with the role tokens replaced by table tags, as DeepSeek-OCR has them."""
     text = (built_in_folder() / "tokenizer.json").read_text(encoding="utf-8")
     for role, tag in zip((USER, ASSISTANT), TABLE_CELL, strict=True):
         text = text.replace(json.dumps(role), json.dumps(tag))
@@ -92,9 +94,10 @@ def ocr_tokenizer_json() -> str:
 
 @contextmanager
 def random_checkpoint(size: str, folder: Path | None) -> Iterator[Path]:
-    """Give a folder with a random checkpoint: `folder`, made if need be and kept, or one that is deleted afterwards.
+    """Yield a folder with a random checkpoint of a size.
 
-    UserError if the folder holds a checkpoint of another size.
+    A given `folder` is filled if it holds no checkpoint yet, and kept. With None, a temporary folder is used and
+    deleted afterwards. Raise UserError if `folder` holds a checkpoint of another size.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix=f"vl2-random-{size}-") as temporary:
@@ -109,14 +112,17 @@ def random_checkpoint(size: str, folder: Path | None) -> Iterator[Path]:
 
 
 def random_values(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Return what a plain random checkpoint holds under a name, in bfloat16."""
+    """Return the values of a tensor of a plain random checkpoint, in bfloat16: ones for norms, otherwise normal."""
     if len(shape) == 1 and name.endswith(".weight"):
         return torch.ones(shape, dtype=torch.bfloat16)
     return torch.empty(shape).normal_(0, DEVIATION, generator=generator).to(torch.bfloat16)
 
 
 def _fill(model: VL2, name: str, generator: torch.Generator) -> None:
-    """Give a module of a quantized model random values. Codes are drawn evenly; scales make the usual deviation."""
+    """Fill a module of a quantized model with random values, in place.
+
+    Codes are uniform, and the scales are chosen so that the weights have the standard deviation DEVIATION.
+    """
     module = model.get_submodule(name)
     kind = module.kind if isinstance(module, QuantizedLinear | QuantizedExperts) else None
     for leaf, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -124,16 +130,17 @@ def _fill(model: VL2, name: str, generator: torch.Generator) -> None:
         if kind is not None and leaf.endswith("codes"):
             _draw_bytes(values, generator)
         elif kind is not None and leaf.endswith("scales"):
-            # Either sign: codes have a mean of -1/2, and weights of one sign would send all tokens to the same experts.
+            # Scales have random signs: codes have a mean of -1/2, so with positive scales the weights would have a
+            # negative mean, which would send all tokens to the same experts.
             values.random_(0, 2, generator=generator).mul_(2).sub_(1).mul_(DEVIATION / CODE_DEVIATION[kind])
-        elif leaf == "weight" and values.dim() == 1:  # of a norm
+        elif leaf == "weight" and values.dim() == 1:  # the weight of a norm
             values.fill_(1)
         else:
             values.normal_(0, DEVIATION, generator=generator)
 
 
 def _draw_bytes(codes: Tensor, generator: torch.Generator) -> None:
-    """Fill a tensor of one-byte codes, eight at a time."""
+    """Fill a tensor of one-byte codes with uniform random values, eight bytes at a time."""
     flat = codes.view(-1)
     whole = len(flat) // 8 * 8
     flat[:whole].view(torch.int64).random_(-(2**63), None, generator=generator)

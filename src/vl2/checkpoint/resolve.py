@@ -12,14 +12,14 @@ from vl2.files import local_path
 from vl2.model_kind import model_kind
 
 BUILT_IN = "nano"
-# The released models by their sizes. A folder of the same name in the working directory comes first, as for any hub id.
+# The released models by size. A folder of the same name in the working directory has precedence, as for any hub id.
 RELEASED = {
     "tiny": "deepseek-ai/deepseek-vl2-tiny",
     "small": "deepseek-ai/deepseek-vl2-small",
     "base": "deepseek-ai/deepseek-vl2",
 }
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# Never *.bin, *.pt or *.py: nothing that could run is downloaded. Files in subfolders are not ours.
+# Files that can run code (*.bin, *.pt, *.py) are never downloaded. Files in subfolders are not needed.
 SETTINGS, WEIGHTS, UNWANTED = "*.json", "*.safetensors", ["*/*"]
 
 
@@ -28,20 +28,20 @@ def built_in_folder() -> Path:
 
 
 def hub_id(name: str) -> str:
-    """Return the hub id that a released size stands for; any other name, and that of a folder, as it is."""
+    """Return the hub id of a released size. Any other name, including that of an existing folder, is unchanged."""
     return name if local_path(name).is_dir() else RELEASED.get(name, name)
 
 
 def locate_checkpoint(
     name: str | Path, *, revision: str | None = None, offline: bool = False, needs_weights: bool = True
 ) -> Path:
-    """Return the folder of a checkpoint, downloading it if the name is a released size or a hub id like "org/model".
+    """Return the folder of a checkpoint, and download it if the name is a released size or a hub id like "org/model".
 
-    Without `needs_weights` only its JSON files are downloaded: what it is, and how it reads pictures and text.
+    Without `needs_weights` only its JSON files are downloaded: the settings of model, processor and tokenizer.
 
-    Downloads go to the hub's own cache. A dropped connection is resumed; a download that was stopped keeps its
-    finished files and begins the others anew. `offline` takes only what is cached. UserError for a checkpoint of
-    another model, before its weights are downloaded.
+    Downloads go to the hub's own cache. A dropped connection is resumed. A download that was stopped keeps its finished
+    files and starts the others again. `offline` uses only cached files. Raise UserError if the name cannot be resolved,
+    and, before any weights are downloaded, if it is a checkpoint of an unsupported model.
     """
     text = str(name)
     if not text:
@@ -67,7 +67,10 @@ def locate_checkpoint(
 
 
 def locate_other_model(name: str, *, offline: bool = False, needs_weights: bool = True) -> Path:
-    """Return the folder of a model of any kind, downloading it if the name is a hub id; else as `locate_checkpoint`."""
+    """Return the folder of a model of any kind, and download it if the name is a hub id.
+
+    The other arguments are those of `locate_checkpoint`. Raise UserError if the name is neither a folder nor a hub id.
+    """
     folder = local_path(name)
     if folder.is_dir():
         return folder
@@ -77,7 +80,7 @@ def locate_other_model(name: str, *, offline: bool = False, needs_weights: bool 
 
 
 def _check_model(folder: Path) -> None:
-    """Raise UserError where config.json is of another model. What else is wrong with it is told when it is read."""
+    """Raise UserError if config.json is of an unsupported model. Other errors in it are reported when it is read."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -87,7 +90,7 @@ def _check_model(folder: Path) -> None:
 
 
 def _download(repo_id: str, revision: str | None, offline: bool, wanted: list[str]) -> Path:
-    # Imported here: it costs a fifth of a second that a local folder should not pay.
+    # Imported here because the import takes 0.2 seconds, which opening a local folder should not cost.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -123,6 +126,6 @@ def _download(repo_id: str, revision: str | None, offline: bool, wanted: list[st
         raise UserError(f"{named} {where}, and there is no such folder") from None
     except HFValidationError as error:
         raise UserError(f"no folder {repo_id}, and it is no hub id: {' '.join(str(error).split())}") from None
-    except Exception as error:  # the transport library, and so its exceptions, changes between hub versions
+    except Exception as error:  # any type: versions of the hub library differ in their transport and its exceptions
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"downloading {named} failed: {reason}; run it again: finished files are kept") from error

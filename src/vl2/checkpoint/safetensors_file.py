@@ -1,8 +1,9 @@
-"""Safetensors files: read straight into memory that is already there, and written tensor by tensor.
+"""Read safetensors files directly into allocated memory, and write them tensor by tensor.
 
-The safetensors library maps a file and hands out copies or views of the map; filling stacked experts from it holds the
-mapped pages and the copy at once, and it writes tensors that are all in memory. Here a tensor is read with one read
-into its final place, so loading needs the size of the model and nothing else; and writing needs one tensor at a time.
+The safetensors library maps a file and returns views or copies of the map. Stacked experts filled that way would need
+memory for the mapped pages and the copy at once, and for writing the library needs all tensors in memory. Here a tensor
+is read into its final place, so that loading needs no more memory than the model, and writing holds one tensor at a
+time.
 
 Format: 8 bytes little-endian header length, a JSON header (name -> dtype, shape, data_offsets), the data.
 """
@@ -33,7 +34,7 @@ TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER_BYTES = 100_000_000
 ALIGNMENT = 64
 PAGE = 4096
-PIECE_BYTES = 16 << 20  # written at once, whole huge pages: so that the system may hold the file in such
+PIECE_BYTES = 16 << 20  # written at once: a multiple of 2 MiB, so that the system can cache the file in huge pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class StoredTensor:
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a file by name. UserError where the file is not whole or not safetensors."""
+    """Return the tensors of a file by name. Raise UserError if the file is truncated, damaged or not safetensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -88,7 +89,7 @@ def _stored(path: Path, entry: Mapping[str, Any], data_start: int) -> StoredTens
 
 
 def read_into(target: Tensor, stored: StoredTensor) -> None:
-    """Fill a tensor of the same shape from its file, casting where the types differ. In place."""
+    """Read a stored tensor into `target`, which has the same shape, in place, and cast it if the types differ."""
     if target.device.type == "cpu" and target.dtype == stored.dtype and target.is_contiguous():
         _read_bytes(target, stored)
         return
@@ -96,7 +97,7 @@ def read_into(target: Tensor, stored: StoredTensor) -> None:
 
 
 def read_tensor(stored: StoredTensor) -> Tensor:
-    """Return a copy in memory, in the type of the file."""
+    """Return the tensor in new memory, in the type of the file."""
     fresh = torch.empty(stored.shape, dtype=stored.dtype)
     _read_bytes(fresh, stored)
     return fresh
@@ -108,7 +109,7 @@ def _read_bytes(target: Tensor, stored: StoredTensor) -> None:
     with stored.path.open("rb", buffering=0) as file:
         file.seek(stored.offset)
         while done < stored.nbytes:
-            # One read moves at most 2 GiB on Linux.
+            # Read at most 1 GiB per call: a single read on Linux returns at most 2 GiB.
             count = file.readinto(buffer[done : done + (1 << 30)])
             if not count:
                 raise UserError(f"{stored.path} was cut short while it was read")
@@ -116,19 +117,19 @@ def _read_bytes(target: Tensor, stored: StoredTensor) -> None:
 
 
 class SafetensorsWriter:
-    """Writes one file, tensor by tensor. Leaving the context without an error means that all are on disk.
+    """Writes one file, tensor by tensor. When the context ends without an error, all tensors are on disk (fsync).
 
-    Tensors are laid out as the safetensors library does it, the widest type first and then by name. Or `aligned`: in
-    the order in which they are announced, and so that every tensor whose size is a multiple of 64 bytes begins at such
-    an address, in the file and in a map of it: what the widest loads of a processor want. The format forbids gaps, so
-    the others stand last, the widest type first.
+    By default the tensors have the order of the safetensors library: the widest type first, then by name. With
+    `aligned` they have the given order, and every tensor whose size is a multiple of 64 bytes begins at a multiple of
+    64 bytes in the file, and so in a map of it, as the processor's widest loads require. Because the format forbids
+    gaps, tensors of other sizes come last, the widest type first.
     """
 
     def __init__(self, path: Path, tensors: Mapping[str, Tensor], *, aligned: bool) -> None:
-        """Begin a file; the tensors give names, shapes and types, and may be on the meta device."""
+        """Begin a file. `tensors` gives names, shapes and types only; they may be on the meta device."""
         self.path, self._tensors = path, tensors
         self.order = _aligned_order(tensors) if aligned else _usual_order(tensors)
-        self._held: dict[str, Tensor] = {}  # what came before its turn
+        self._held: dict[str, Tensor] = {}  # tensors that were given before their turn
         self._num_written = 0
         self._piece = bytearray(_header(self.order, tensors, multiple=PAGE if aligned else 8))
         self._file = path.open("wb", buffering=0)
@@ -148,7 +149,7 @@ class SafetensorsWriter:
             self._file.close()
 
     def write(self, name: str, values: Tensor) -> None:
-        """Write one tensor. What does not come in `order` is held in memory until its turn."""
+        """Write one tensor. A tensor that is not the next in `order` is held in memory until its turn."""
         expected = self._tensors[name]
         assert (values.shape, values.dtype) == (expected.shape, expected.dtype), f"{name} is not what was announced"
         if name != self.order[self._num_written]:
@@ -184,11 +185,11 @@ def _aligned_order(tensors: Mapping[str, Tensor]) -> list[str]:
         is_odd = tensors[name].nbytes % ALIGNMENT != 0
         return is_odd, -tensors[name].element_size() if is_odd else 0
 
-    return sorted(tensors, key=rank)  # a stable sort: otherwise in the order that was given
+    return sorted(tensors, key=rank)  # the sort is stable, so tensors of equal rank keep the given order
 
 
 def _header(order: Sequence[str], tensors: Mapping[str, Tensor], multiple: int) -> bytes:
-    """Return what stands before the data, filled up to a multiple of some bytes."""
+    """Return the header with its length prefix, padded with spaces to a multiple of `multiple` bytes."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:

@@ -1,9 +1,9 @@
-"""A model of the DeepSeek-OCR family so small that every test can run it, its weights by a rule that others can follow.
+"""Make a model of the DeepSeek-OCR family that is small enough for every test, with reproducible weights.
 
-A weight is drawn by the name of its tensor in the files alone: NumPy's RandomState, whose stream never changes, seeded
-with the name's CRC-32. So another implementation can be given the same weights without a file, and what it computes can
-be recorded: tools/make_ocr_goldens.py does that. Matrices have a deviation of 1 / sqrt(inputs), so that every layer
-matters, and the token table one of 1, so that each token says something new.
+The values of a tensor depend only on its name in the files: they come from NumPy's RandomState, whose stream never
+changes, seeded with the name's CRC-32. Another implementation can therefore get the same weights without a file, and
+tools/make_ocr_goldens.py records what it computes. Matrices have a standard deviation of 1 / sqrt(inputs), so that
+every layer affects the output, and the token table has one of 1, so that tokens differ clearly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROCESSOR: Json = {
 
 
 def toy_config(kind: str = "deepseek-ocr", *, sliding_window: int = 16) -> ModelConfig:
-    """Return a small configuration of "deepseek-ocr" or "unlimited-ocr"; it has the released views and tokens."""
+    """Return a small configuration of "deepseek-ocr" or "unlimited-ocr" with the released image views and tokens."""
     values = preset(kind).to_dict()
     if "sliding_window" in values:
         values["sliding_window"] = sliding_window
@@ -65,7 +65,7 @@ def toy_config(kind: str = "deepseek-ocr", *, sliding_window: int = 16) -> Model
 
 
 def drawn_by_name(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Return the float32 values of a tensor by its name in the files."""
+    """Return the float32 values of the tensor with this name in the files."""
     values = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     if name.endswith("embed_tokens.weight"):
         pass
@@ -81,7 +81,7 @@ def drawn_by_name(name: str, shape: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def drawn_model(config: ModelConfig) -> VL2:
-    """Return a model with weights by their names, in evaluation mode."""
+    """Return a model in evaluation mode whose weights are those of `drawn_by_name`."""
     model = build_empty(config)
     materialize(model, torch.float32, torch.device("cpu"))
     state = model.state_dict()
@@ -92,7 +92,7 @@ def drawn_model(config: ModelConfig) -> VL2:
 
 
 def write_toy_checkpoint(folder: Path, config: ModelConfig | None = None, **json_files: Any) -> None:
-    """Write a toy to a new folder, with the processor's settings and a tokenizer made of the built-in one."""
+    """Write a toy checkpoint to a new folder, with processor settings and a tokenizer derived from the built-in one."""
     config = config or toy_config()
     files = {"processor_config.json": PROCESSOR, "tokenizer.json": json.loads(ocr_tokenizer_json())}
     save_model(drawn_model(config), folder, extra_json={**files, **json_files})

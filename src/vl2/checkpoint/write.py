@@ -1,12 +1,14 @@
-"""Write checkpoints: a model as it is, or a plain checkpoint quantized module by module.
+"""Write checkpoints: save a model, or quantize a plain checkpoint module by module.
 
-A plain folder has the released layout: config.json and sharded safetensors under the released names. A quantized one
-holds the state dict of the quantized model: what is not quantized under its released name, and beside it the codes and
-scales of each layer, experts stacked, laid out as the kernels read them. So loading is mapping: nothing is unpacked,
-joined or copied, and the bytes of one expert are four byte ranges that can be paged in and out. No program that knows
-the released names could read the codes anyway, so the experts do not keep theirs. This layout is the project's own.
+A plain folder has the released layout: config.json, and sharded safetensors under the released names. A quantized
+folder holds the state dict of the quantized model. Tensors that are not quantized keep their released names. Codes and
+scales of each layer have the layout that the kernels read, with the experts stacked.
 
-A folder appears whole or not at all.
+A quantized folder is therefore loaded by mapping it: nothing is unpacked, joined or copied, and the bytes of one expert
+are four byte ranges that can be paged in and out. The experts do not keep their released names, because programs that
+know these names could not read the codes anyway. This layout is specific to this project.
+
+A folder is written completely or not at all.
 """
 
 from __future__ import annotations
@@ -35,10 +37,10 @@ from vl2.model import VL2
 PLAIN_SHARD_BYTES = 5_000_000_000
 QUANTIZED_SHARD_BYTES = 2_000_000_000
 BESIDE = (".json", ".jinja", ".txt", ".model")  # files beside the weights: tokenizer, processor, chat template
-HEADERS_BYTES = 1 << 20  # a generous bound of what the files hold besides tensors
+HEADERS_BYTES = 1 << 20  # a generous upper bound of the bytes in the files besides tensors
 
-FillModule = Callable[[VL2, str], None]  # gives the tensors of the named module their values. In place
-Values = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]  # the tensors of these names, in this or another order
+FillModule = Callable[[VL2, str], None]  # fills the tensors of the named module, in place
+Values = Callable[[Sequence[str]], Iterable[tuple[str, Tensor]]]  # returns the tensors of these names, in any order
 
 
 def save_model(
@@ -51,7 +53,7 @@ def save_model(
 ) -> None:
     """Write the model to a new folder, with copies of `extra_files` (tokenizer) and `extra_json` by file name.
 
-    UserError if the folder exists and is not empty: nothing is overwritten.
+    Raise UserError if the folder exists and is not empty, so that nothing is overwritten.
     """
     state = model.state_dict()
     tensors = {place.name: place.view(state[place.parameter]).detach() for place in places(model)}
@@ -75,9 +77,10 @@ def quantize_checkpoint(
     progress: Progress | None = None,
     max_shard_bytes: int = QUANTIZED_SHARD_BYTES,
 ) -> None:
-    """Write a quantized copy of a plain checkpoint (a folder or hub id) to a new folder, for `vl2.load` like any other.
+    """Write a quantized copy of a plain checkpoint (a folder or hub id) to a new folder, which `vl2.load` can load.
 
-    UserError if the folder exists, the checkpoint is quantized already, or the disk has no room.
+    Raise UserError if the folder exists and is not empty, if the checkpoint is quantized already, or if the disk is too
+    full.
     """
     quantization = QuantizationConfig.named(weights)
     out = local_path(out)
@@ -107,8 +110,8 @@ def write_quantized(
 ) -> None:
     """Write a quantized checkpoint whose tensors come from `fill_module`, module by module.
 
-    It is called when the named module of the model has memory, uninitialized; all others are on the meta device. So
-    there is never more in memory than one module and the tensor it is made of.
+    When it is called, the named module has uninitialized memory, and all other modules are on the meta device. Memory
+    therefore never holds more than one module and the plain tensor that is being quantized.
     """
     model = build_empty(config, quantization.scheme, getattr(torch, config.torch_dtype))
     wanted, state = list(places(model)), model.state_dict()
@@ -135,9 +138,9 @@ def write_folder(
 ) -> None:
     """Write a checkpoint to a new folder: its tensors, JSON files by name, and copies of files.
 
-    `tensors` give names, shapes and types, and may be on the meta device; `values` is asked for those of one file after
-    another. `aligned` files can be mapped for the kernels. UserError if the folder exists and is not empty, or the disk
-    has no room.
+    `tensors` gives names, shapes and types, and may be on the meta device. `values` is called once per file and returns
+    that file's tensors. Only `aligned` files can be mapped for the kernels. Raise UserError if the folder exists and is
+    not empty, or if the disk is too full.
     """
     shards = list(_shards(tensors, max_shard_bytes))
     total = sum(tensor.nbytes for tensor in tensors.values())
@@ -149,7 +152,7 @@ def write_folder(
             with SafetensorsWriter(partial / file, shard, aligned=aligned) as writer:
                 for name, tensor in values(writer.order):
                     writer.write(name, tensor)
-                    del tensor  # before the next module gets memory
+                    del tensor  # free it before the next module is allocated
             weight_map.update(dict.fromkeys(shard, file))
         if len(shards) > 1:
             write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -161,7 +164,7 @@ def write_folder(
 
 @contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
-    """Raise UserError where a disk fails or fills up."""
+    """Turn an OSError inside the context into a UserError, as when a disk fails or is full."""
     try:
         yield
     except OSError as error:
@@ -181,7 +184,7 @@ def _shards(tensors: Mapping[str, Tensor], max_shard_bytes: int) -> Iterator[dic
 
 
 def _by_module(model: VL2, wanted: Sequence[Place], fill_module: FillModule) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a model on the meta device by their names in the files, a module in memory at a time."""
+    """Yield a model's tensors by their names in the files. One module at a time has memory, the rest is on meta."""
     for name, of_module in groupby(wanted, key=lambda place: place.parameter.rpartition(".")[0]):
         module = model.get_submodule(name)
         module.to_empty(device="cpu", recurse=False)
@@ -192,7 +195,7 @@ def _by_module(model: VL2, wanted: Sequence[Place], fill_module: FillModule) -> 
 
 
 def _released(source: Checkpoint, progress: Progress | None) -> FillModule:
-    """Return what fills the modules of a quantized model from a plain checkpoint."""
+    """Return a function that fills the modules of a quantized model from a plain checkpoint."""
     wanted, stored = source.stored_tensors(source.build_empty())
     total = sum(tensor.nbytes for tensor in stored.values())
     done = 0

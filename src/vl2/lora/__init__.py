@@ -1,1 +1,1 @@
-"""Low-rank adapters on a finished model: add, merge, take off, and files in PEFT's format."""
+"""Low-rank adapters (LoRA) for a trained model: attach, merge and remove them, and read and write PEFT's format."""

@@ -1,9 +1,9 @@
-"""The two layers of an adapter: around a linear layer, and around the stacked experts of a MoE layer.
+"""The two kinds of adapter layers: one wraps a linear layer, the other wraps the stacked experts of a MoE layer.
 
-Each computes what its base computes, plus scale * B A x. B starts at zero, so a fresh adapter changes nothing. The
-product B A is never built in the forward pass: for experts it would be as large as the experts.
+Each returns the output of its base layer plus scale * B A x. B is zero at the start, so a new adapter does not change
+the outputs. The forward pass never computes the product B A, because for experts it would be as large as the experts.
 
-r is the rank; N rows sorted by expert; E, D, F as in `vl2.model`.
+Shapes: r is the rank; N rows sorted by expert; E, D, F as in `vl2.model`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch.nn import functional as F
 
 from vl2.model.moe import Experts, grouped_matmul
 
-Delta = dict[str, Tensor]  # name of a base parameter -> what the adapter adds to it, float32
+Delta = dict[str, Tensor]  # from the name of a base parameter to the float32 change that the adapter makes
 
 
 class LoRALinear(nn.Module):
-    """A linear layer with a low-rank addition."""
+    """A linear layer with a low-rank adapter: A is [r, in], B is [out, r]."""
 
     def __init__(self, base_layer: nn.Linear, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__()
-        self.base_layer = base_layer  # or what has been put in its place since: a quantized layer
+        self.base_layer = base_layer  # `quantize_base` may later replace it by a quantized layer
         self.scale, self.dropout = scale, dropout
         self.lora_A = _zeros(base_layer.weight, rank, base_layer.in_features)
         self.lora_B = _zeros(base_layer.weight, base_layer.out_features, rank)
@@ -41,7 +41,7 @@ class LoRALinear(nn.Module):
 
 
 class LoRAExperts(nn.Module):
-    """Stacked experts with a low-rank addition to the two matrices of each: A is [E, r, in], B is [E, out, r]."""
+    """Stacked experts with a low-rank adapter for both matrices of each expert: A is [E, r, in], B is [E, out, r]."""
 
     def __init__(self, base_layer: Experts, rank: int, scale: float, dropout: float = 0.0) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class LoRAExperts(nn.Module):
         return self.down_lora_A.shape[1]
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        """Run rows sorted by expert, `counts_E` rows for each."""
+        """Return the outputs [N, D] of rows that are sorted by expert; expert e has `counts_E[e]` of them."""
         base = self.base_layer
         gate_up_NF = base.gate_up(x_ND, counts_E)
         gate_up_NF = gate_up_NF + self._low_rank(x_ND, self.gate_up_lora_A, self.gate_up_lora_B, counts_E)

@@ -1,7 +1,7 @@
-"""Put an adapter on a model, take it off, and add it into the weights.
+"""Attach an adapter to a model, remove it, and merge it into the weights.
 
-A layer of the adapter stands in place of the module that it adapts and holds it, so the model's own code knows nothing
-of adapters. Taken off, the model has its own modules and weights again, bit for bit.
+An adapter layer replaces the module that it adapts and holds it as its base layer, so the model's own code needs no
+support for adapters. After removal the model has its original modules, with bit-identical weights.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from vl2.model.moe import Experts
 
 
 def add_lora(model: nn.Module, spec: LoRASpec, seed: int = 0) -> list[str]:
-    """Put a fresh adapter on the model, which changes no output yet, and return the names of the adapted modules.
+    """Attach a new adapter and return the names of the adapted modules. It does not change the outputs yet.
 
-    Only the adapter is left to be trained. UserError where a target names nothing in this model.
+    The model's own parameters are frozen; only the adapter requires gradients. Raise UserError if the model has an
+    adapter already, or if a target matches no module of this model.
     """
     if is_adapted(model):
         raise UserError("the model has an adapter already: merge it or take it off first")
@@ -37,7 +38,10 @@ def add_lora(model: nn.Module, spec: LoRASpec, seed: int = 0) -> list[str]:
 
 
 def insert_layer(model: nn.Module, name: str, *, rank: int, scale: float, dropout: float = 0.0) -> LoRALayer:
-    """Put a layer of zeros in place of one module and return it."""
+    """Replace one module by an adapter layer with zero weights, and return that layer.
+
+    Raise UserError if the module is neither a linear layer nor a stack of experts.
+    """
     base = model.get_submodule(name)
     layer: LoRALayer
     if isinstance(base, Experts):
@@ -52,7 +56,7 @@ def insert_layer(model: nn.Module, name: str, *, rank: int, scale: float, dropou
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
-    """Yield the layers of the adapter with the names of the modules that they adapt."""
+    """Yield the adapter layers with the names of the modules that they adapt."""
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear | LoRAExperts):
             yield name, module
@@ -63,16 +67,17 @@ def is_adapted(model: nn.Module) -> bool:
 
 
 def remove_lora(model: nn.Module) -> None:
-    """Put the adapted modules back. What is trained is the caller's to say again."""
+    """Put the original modules back. The caller must set `requires_grad` of the parameters again."""
     for name, layer in list(lora_layers(model)):
         _put(model, name, layer.base_layer)
 
 
 @torch.no_grad()
 def merge_lora(model: nn.Module) -> Callable[[], None]:
-    """Add the adapter into the weights, take it off, and return what undoes both exactly.
+    """Merge the adapter into the weights, remove it, and return a function that undoes both exactly.
 
-    The sum is made in float32 and rounded once. As long as the returned function is kept, so are the old weights.
+    The sum is computed in float32 and rounded once. The returned function holds the old weights in memory. Raise
+    UserError if an adapted layer is quantized.
     """
     layers = list(lora_layers(model))
     for name, layer in layers:
@@ -106,7 +111,7 @@ def _put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 @torch.no_grad()
 def _draw(layer: LoRALayer, generator: torch.Generator) -> None:
-    """Fill A evenly from -1 / sqrt(in) to 1 / sqrt(in), as PEFT does; B stays zero."""
+    """Draw A uniformly from -1 / sqrt(in) to 1 / sqrt(in), as PEFT does; B stays zero."""
     for name, parameter in layer.named_parameters(recurse=False):
         if name.endswith("lora_A") and not parameter.is_meta:
             bound = parameter.shape[-1] ** -0.5

@@ -1,12 +1,14 @@
-"""Adapters on disk as the peft library keeps them: adapter_config.json and adapter_model.safetensors.
+"""Read and write adapters in the format of the peft library: adapter_config.json and adapter_model.safetensors.
 
-Names are those that peft gives to adapters of `vl2.hf`'s model. Its modules are called as in the released code, but
-for the stacked experts: there the released code has a module per expert, which the current peft cannot stack. The
-stacked ones are `target_parameters` to peft: it nests one wrapper per parameter around the experts, the first
-parameter innermost, and lays the matrices of all experts in one: A is [E * r, in], B is [out, r * E] with the expert
-changing fastest. Before version 0.20 peft took such a stack for [E, in, out], so A and B of its files change roles.
+Tensor names are those that peft gives to adapters of `vl2.hf`'s model. The modules of that model have their released
+names, except for the experts: the released code has one module per expert, which the current peft cannot stack.
 
-Nothing here needs peft. A test exchanges adapters with it both ways.
+peft treats stacked experts as `target_parameters`. It nests one wrapper per parameter around the experts, with the
+first parameter innermost, and joins the matrices of all experts: A is [E * r, in], and B is [out, r * E] with the
+expert index changing fastest. Versions before 0.20 interpreted a stack as [E, in, out], so in their files A and B have
+exchanged roles.
+
+This module does not need peft. A test exchanges adapters with it in both directions.
 """
 
 from __future__ import annotations
@@ -32,33 +34,35 @@ from vl2.model.moe import Experts
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 EXPERTS = "mlp.experts"
-# The version whose layout we write, and the first to take a stack of experts as [E, out, in].
+# The version whose layout we write. It is the first that interprets a stack of experts as [E, out, in].
 PEFT_VERSION = "0.20.0"
-# What an adapter may have and we do not: each would change its arithmetic.
+# Options of peft that we do not support, with their neutral values. Any other value would change the computation.
 UNSUPPORTED = {
     "use_dora": False, "bias": "none", "modules_to_save": None, "fan_in_fan_out": False, "lora_bias": False,
     "layer_replication": None, "trainable_token_indices": None, "use_qalora": False, "alora_invocation_tokens": None,
     "layers_to_transform": None,
 }  # fmt: skip
 
-# Ways of peft to begin an adapter that change the base as well: it is for the changed one, which we do not have.
+# Initializations of peft that also change the base weights. Such an adapter fits only the changed weights, which we do
+# not have.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair:
-    """The two matrices of one adapted parameter, in our layout."""
+    """The matrices A and B of one adapted parameter, in our layout."""
 
-    module: str  # the adapted module
+    module: str  # name of the adapted module
     parameter: str  # "weight", "gate_up_proj" or "down_proj"
     a: Tensor
     b: Tensor
 
 
 def save_adapter(model: nn.Module, folder: Path, base_model: str = "") -> None:
-    """Write the model's adapter. `base_model` is the name or folder of the model that it is for.
+    """Write the model's adapter to a folder. `base_model` is the name or folder of the model that it adapts.
 
-    A rank-stabilised scale is written as the alpha that gives it. UserError if the folder holds an adapter already.
+    A rank-stabilized scale is written as the equivalent alpha. Raise UserError if the folder holds an adapter already,
+    or if the model has none.
     """
     if (folder / CONFIG).exists():
         raise UserError(f"{folder} holds an adapter already: choose a new folder to save to")
@@ -87,7 +91,7 @@ def save_adapter(model: nn.Module, folder: Path, base_model: str = "") -> None:
         "rank_pattern": _pattern(ranks, rank),
         "alpha_pattern": _pattern(alphas, alpha),
         "use_rslora": False,
-        "lora_dropout": 0.0,  # peft refuses another beside experts; for an adapter that is finished it means nothing
+        "lora_dropout": 0.0,  # peft refuses other values with experts; after training the value has no effect
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -97,12 +101,15 @@ def save_adapter(model: nn.Module, folder: Path, base_model: str = "") -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    # Last, so that a folder with a config has its weights.
+    # The config is written last, so that a folder with a config always has its weights.
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _pattern(values: Mapping[str, float], usual: float) -> dict[str, float]:
-    """Return what differs from the usual, by the names that peft looks up: those of the parameters for experts."""
+    """Return the values that differ from `usual`, keyed by the regular expressions that peft looks up.
+
+    For experts peft looks up the names of the parameters, otherwise the names of the modules.
+    """
     leaves = {True: (".gate_up_proj", ".down_proj"), False: ("",)}
     return {
         re.escape(name + leaf): value
@@ -113,9 +120,10 @@ def _pattern(values: Mapping[str, float], usual: float) -> dict[str, float]:
 
 
 def load_adapter(model: nn.Module, folder: Path) -> None:
-    """Put the adapter of a folder on the model. UserError names what is missing, not expected or of another shape.
+    """Attach the adapter of a folder to the model.
 
-    On a model of shapes only, it is one of shapes only: no weight is read.
+    Raise UserError if a file or tensor is missing, unexpected or of a wrong shape, or if the adapter uses an
+    unsupported option. On a model on the meta device, the adapter is on the meta device too, and no weights are read.
     """
     if is_adapted(model):
         raise UserError("the model has an adapter already: merge it or take it off first")
@@ -133,7 +141,7 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
 
 
 def merge_adapter(model: nn.Module, folder: Path) -> None:
-    """Add the adapter of a folder into the weights of a model. In place; UserError as in `load_adapter`."""
+    """Merge the adapter of a folder into the weights of a model, in place. Raise UserError as `load_adapter` does."""
     load_adapter(model, folder)
     merge_lora(model)
 
@@ -151,8 +159,8 @@ def _insert(model: nn.Module, folder: Path, config: Mapping[str, Any]) -> None:
     if stored:
         raise UserError(f"{folder} holds {len(stored)} tensors that are no LoRA matrices: {sorted(stored)[0]}")
     for module, pairs in by_module.items():
-        # A module has one rank and one scale here: the pair of smaller rank is filled with zeros, and the scale of
-        # each goes into its B where they differ.
+        # Our adapter layers have one rank and one scale per module. A pair of smaller rank is therefore padded with
+        # zeros, and a scale that differs from the first one is multiplied into B.
         rank = max(pair.a.shape[-2] for pair in pairs)
         scales = [_scale(config, pair, is_stabilized) for pair in pairs]
         layer = insert_layer(model, module, rank=rank, scale=scales[0])
@@ -191,7 +199,7 @@ def _read_pair(model: nn.Module, prefix: str, a: Tensor, b: Tensor, config: Mapp
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] % E or b.shape[1] != a.shape[0]:
         raise UserError(f"the adapter's matrices for {module} do not belong to {E} experts")
     if (is_old or into != out) and (a.shape[1], b.shape[0]) == (out, into):
-        # The old layout is of the transposed matrix: (B A)^T = A^T B^T.
+        # The old layout describes the transposed matrix, and (B A)^T = A^T B^T.
         old_a, old_b = a.unflatten(0, (E, -1)), b.unflatten(1, (-1, E)).permute(2, 0, 1)
         return _Pair(module=module, parameter=parameter, a=old_b.mT, b=old_a.mT)
     return _Pair(
@@ -200,7 +208,7 @@ def _read_pair(model: nn.Module, prefix: str, a: Tensor, b: Tensor, config: Mapp
 
 
 def _outermost(config: Mapping[str, Any]) -> str:
-    """Return which parameter of the experts the outer wrapper of peft is for: the last one that it adapts."""
+    """Return the experts' parameter that peft's outermost wrapper adapts, which is the last adapted parameter."""
     leaves = {str(name).rpartition(".")[2] for name in config.get("target_parameters") or ()}
     return "down_proj" if "down_proj" in leaves else "gate_up_proj"
 
@@ -254,5 +262,5 @@ def _named(name: str, a: Tensor, b: Tensor) -> dict[str, Tensor]:
 
 
 def _flat(a_ErC: Tensor, b_ECr: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay the matrices of all experts in one, as peft does."""
+    """Return A [E * r, in] and B [out, r * E], the joined matrices of all experts in peft's layout."""
     return a_ErC.flatten(0, 1), b_ECr.permute(1, 2, 0).flatten(1)

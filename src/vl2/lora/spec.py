@@ -1,6 +1,6 @@
-"""What an adapter is made of, and which layers of the model each target names.
+"""Specify an adapter: its rank, scale and dropout, and the layers of the model that it adapts.
 
-Source: arXiv 2106.09685 (LoRA), 2312.03732 (rank stabilised: the scale is alpha / sqrt(rank)).
+Source: arXiv 2106.09685 (LoRA), 2312.03732 (rank stabilized: the scale is alpha / sqrt(rank)).
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from vl2.errors import UserError
 Target = Literal["attention", "mlp", "experts", "projector", "vision"]
 
 _LAYER = r"language\.model\.layers\.\d+\."
-# Which modules a target takes, by their names in the model. The router, the token table and the head are in none:
-# an adapted router would have to learn its balance anew, and PEFT and servers treat tables as a case of their own.
+# The modules of each target, by their names in the model. No target contains the router, the token table or the head:
+# an adapted router would have to learn to balance the experts again, and PEFT and servers handle tables as a special
+# case.
 PATTERNS: dict[Target, re.Pattern[str]] = {
     "attention": re.compile(_LAYER + r"self_attn\.\w+_(?:proj|with_mqa)"),
     "mlp": re.compile(_LAYER + r"mlp\.(?:shared_experts\.)?(?:gate|up|down)_proj"),
@@ -51,5 +52,5 @@ class LoRASpec:
         return float(self.alpha / (self.rank**0.5 if self.is_rank_stabilized else self.rank))
 
     def takes(self, module_name: str) -> bool:
-        """Whether the adapter has a layer in place of this module."""
+        """Return whether the adapter adapts the module with this name."""
         return any(PATTERNS[target].fullmatch(module_name) for target in self.targets)

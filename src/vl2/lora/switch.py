@@ -1,7 +1,7 @@
-"""Several adapters on one model: each pass selects one of them, or none.
+"""Keep several adapters for one model, and select one of them, or none, for each pass.
 
-Changing adapters changes which modules stand in the model, a few hundred assignments. The base's own modules are
-never wrapped, so the base answers as if there were no adapters, bit for bit.
+A switch replaces modules of the model, which takes a few hundred assignments. The base model's own modules are never
+wrapped, so without an adapter its outputs are bit-identical to those of a model without adapters.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from vl2.lora.peft_files import load_adapter
 
 
 class AdapterSwitch:
-    """Loads adapters once and puts them on and off a model."""
+    """Loads several adapters once, and switches a model between them."""
 
     def __init__(self, model: nn.Module, folders: Mapping[str, Path]) -> None:
-        """Load the adapter of each folder under its name. UserError as in `load_adapter`, with the name."""
+        """Load the adapter of each folder under its name. Raise UserError as `load_adapter` does, with the name."""
         self._model = model
-        self._variants: dict[str, dict[str, nn.Module]] = {}  # adapter -> module name -> what stands there
+        self._variants: dict[str, dict[str, nn.Module]] = {}  # adapter -> module name -> module
         self._base: dict[str, nn.Module] = {}
         self._active: str | None = None
         for name, folder in folders.items():
@@ -43,7 +43,7 @@ class AdapterSwitch:
         return tuple(self._variants)
 
     def use(self, name: str | None) -> None:
-        """Put one adapter to work, or none."""
+        """Activate the adapter with this name; None activates the base model."""
         if name == self._active:
             return
         for place in self._variants.get(self._active or "", ()):
@@ -58,10 +58,13 @@ class AdapterSwitch:
 
 
 def _variant(place: str, layer: nn.Module) -> nn.Module:
-    """Return what stands in the place. The matrix that latent attention absorbs must be whole, so it is merged."""
+    """Return the module that replaces the base module: the adapter layer, or a linear layer with merged weights.
+
+    The weights are merged for `kv_b_proj`, because latent attention in its absorbed form reads that matrix directly.
+    """
     if not place.endswith(".kv_b_proj") or not isinstance(layer, LoRALinear):
         return layer
-    base: nn.Module = layer.base_layer  # of a quantized base no matrix can be merged
+    base: nn.Module = layer.base_layer  # if it is quantized, it cannot be merged
     if not isinstance(base, nn.Linear):
         return layer
     merged = nn.Linear(base.in_features, base.out_features, bias=False, device=base.weight.device)

@@ -1,1 +1,1 @@
-"""Weights in 8 and 4 bits: the formats, the layers that hold them, and which parts of the model take which."""
+"""Quantize weights to 8 and 4 bits: the formats, the quantized layers, and the format of each part of the model."""

@@ -1,13 +1,14 @@
-"""Quantized layers that gradients pass through: the frozen weights under an adapter, in 4 or 8 bits (QLoRA).
+"""Quantized layers that support backward passes: the frozen base weights under an adapter, in 4 or 8 bits (QLoRA).
 
-Unlike those of `vl2.quant.modules`, which only answer, each layer makes its weights anew when it runs, once forward and
-once backward, so that of all layers only one is whole at a time. Arithmetic is that of the plain layer on the
-dequantized weights, to the bit: only where autograd keeps a weight for the backward pass, it keeps the quantized one
-instead. Gradients go through to what lies below; the weights themselves have none.
+The layers of `vl2.quant.modules` are for inference only. The layers here dequantize their weights each time they run,
+once in the forward and once in the backward pass, so that only one layer's weights are dequantized at a time. Results
+equal those of a plain layer with the dequantized weights bit for bit. The only difference is that autograd saves the
+quantized weight for the backward pass instead of the dequantized one. Gradients flow to the input; the weights have no
+gradient.
 
-NF4: blocks of 64 weights share a scale, and each weight is one of 16 values that are even quantiles of a normal
-distribution. Double quantization: the scales are 8-bit numbers themselves, 256 of them sharing a scale. 4.13 bits a
-weight. INT8: a row shares a scale, 8 bits a weight. Source: arXiv 2305.14314.
+NF4: blocks of 64 weights share a scale, and each weight is one of 16 values that are evenly spaced quantiles of a
+normal distribution. Double quantization: the scales are 8-bit numbers, and 256 of them share a scale. This takes 4.13
+bits per weight. INT8: each row has a scale, 8 bits per weight. Source: arXiv 2305.14314.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vl2.model.moe import Experts, grouped_matmul
 from vl2.quant.modules import HoldsCodes
 
 BaseKind = Literal["nf4", "int8"]
-# Appendix E of the paper.
+# Source: appendix E of the paper.
 NF4_VALUES = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
     -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
@@ -34,17 +35,19 @@ NF4_VALUES = (
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
 )  # fmt: skip
 BLOCK, SCALES_PER_BLOCK = 64, 256
-CHUNK = 1 << 22  # weights at a time: what is in between is float32 and must not be as large as a stack of experts
+# Number of weights that are processed at a time: intermediate results are float32, and for a whole stack of experts
+# they would take too much memory.
+CHUNK = 1 << 22
 
 
 class NF4Weight(HoldsCodes):
-    """A tensor as 4-bit codes with doubly quantized scales."""
+    """A tensor held as 4-bit NF4 codes with doubly quantized scales."""
 
-    codes: Tensor  # uint8 [half the padded size]; the first of two weights in the high bits
+    codes: Tensor  # uint8 [half the padded size]; the first of two weights is in the high bits
     scale_codes: Tensor  # int8 [blocks]
     scale_scales: Tensor  # float32 [blocks / 256, rounded up]
     scale_mean: Tensor  # float32 scalar
-    values: Tensor  # NF4_VALUES, on the device: a CUDA graph may not copy them there
+    values: Tensor  # NF4_VALUES, kept on the device because a CUDA graph cannot copy them from the host
 
     def __init__(self, weight: Tensor, dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -62,18 +65,19 @@ class NF4Weight(HoldsCodes):
         codes = []
         for start in range(0, len(flat), CHUNK):
             blocks = _blocks(flat[start : start + CHUNK], BLOCK)
-            # By the scales as they will be read, not as they were: so the error of the scales is made good in part.
+            # Round by the quantized scales, which dequantization will use. The codes then compensate a part of the
+            # scales' own rounding error.
             scales = self._scales(start // BLOCK, start // BLOCK + len(blocks)).clamp(min=1e-30)
             four_bits = torch.bucketize(blocks / scales[:, None], borders).to(torch.uint8).flatten()
             codes.append(four_bits[::2] << 4 | four_bits[1::2])
         self.register_buffer("codes", torch.cat(codes))
 
     def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the weights from `start` to `stop` of the flat tensor, flat; `start` must be that of a block."""
+        """Return the weights `start` to `stop` of the flattened tensor, 1-D; `start` must be a multiple of BLOCK."""
         assert start % BLOCK == 0, f"blocks of {BLOCK} weights, got a start at {start}"
         stop = prod(self.shape) if stop is None else stop
         out = torch.empty(-(-(stop - start) // BLOCK) * BLOCK, dtype=self.dtype, device=self.codes.device)
-        pairs = torch.stack((self.values.repeat_interleave(16), self.values.repeat(16)), dim=1)  # of every byte
+        pairs = torch.stack((self.values.repeat_interleave(16), self.values.repeat(16)), dim=1)  # [256, 2], by byte
         for low in range(0, len(out), CHUNK):
             high = min(low + CHUNK, len(out))
             first, last = (start + low) // BLOCK, (start + high) // BLOCK
@@ -88,9 +92,9 @@ class NF4Weight(HoldsCodes):
 
 
 class Int8Weight(HoldsCodes):
-    """A tensor as 8-bit codes with a scale per row."""
+    """A tensor held as 8-bit codes with a scale per row."""
 
-    codes: Tensor  # int8, as the tensor
+    codes: Tensor  # int8 [rows, width of the last axis]
     scales: Tensor  # float32 [rows]
 
     def __init__(self, weight: Tensor, dtype: torch.dtype | None = None) -> None:
@@ -106,7 +110,7 @@ class Int8Weight(HoldsCodes):
             self.codes[part] = (rows[part].float() / scales[part, None]).round().to(torch.int8)
 
     def dequantize(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return the weights from `start` to `stop` of the flat tensor, flat; both must be at the border of a row."""
+        """Return weights `start` to `stop` of the flattened tensor, 1-D; both must be multiples of the row width."""
         width = self.codes.shape[1]
         first, last = start // width, (prod(self.shape) if stop is None else stop) // width
         out = torch.empty(last - first, width, dtype=self.dtype, device=self.codes.device)
@@ -144,7 +148,7 @@ class QuantizedBaseExperts(nn.Module):
         self.down_proj: QuantizedWeight = KINDS[kind](experts.down_proj, dtype)
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        """Run rows sorted by expert, `counts_E` rows for each."""
+        """Return the outputs [N, D] of rows that are sorted by expert; expert e has `counts_E[e]` of them."""
         gate_NF, up_NF = self.gate_up(x_ND, counts_E).chunk(2, dim=-1)
         return self.down(F.silu(gate_NF) * up_NF, counts_E)
 
@@ -159,7 +163,7 @@ class QuantizedBaseExperts(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class _Again:
-    """A view of a weight that the backward pass will need, to be made again."""
+    """The size, stride and offset of a view of a weight, from which the backward pass restores it."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -168,7 +172,7 @@ class _Again:
 
 @contextmanager
 def dequantized(quantized: QuantizedWeight) -> Iterator[Tensor]:
-    """Yield the weight dequantized for the operations inside; their backward pass keeps only its quantized form."""
+    """Yield the dequantized weight. What autograd would save of it for the backward pass is dequantized again then."""
     weight = quantized.dequantize().view(quantized.shape)
     storage = weight.untyped_storage().data_ptr()
 
@@ -180,7 +184,8 @@ def dequantized(quantized: QuantizedWeight) -> Iterator[Tensor]:
     def unpack(kept: Tensor | _Again) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        # All that is saved here are whole matrices, or one expert's: a dense stretch of the flat tensor.
+        # Autograd saves whole weights or the matrix of one expert, and both are contiguous in the flat tensor. If the
+        # range does not begin and end at blocks, the whole weight is dequantized.
         count = prod(kept.size)
         start, stop = kept.offset, kept.offset + count
         if start % BLOCK or stop % BLOCK:
@@ -192,5 +197,5 @@ def dequantized(quantized: QuantizedWeight) -> Iterator[Tensor]:
 
 
 def _blocks(flat: Tensor, size: int) -> Tensor:
-    """Return a flat tensor in rows of `size`, float32, filled up with zeros."""
+    """Return a 1-D tensor as rows of `size`, float32, padded with zeros."""
     return F.pad(flat.float(), (0, -len(flat) % size)).view(-1, size)

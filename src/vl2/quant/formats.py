@@ -1,22 +1,22 @@
-"""The two quantized forms of a weight [..., N, K] (N outputs, K inputs), and how they lie in memory.
+"""Quantize a weight [..., N, K] (N outputs, K inputs) to int8 or int4, and dequantize it. The layouts are defined here.
 
-int8: codes int8 [..., N, K], scales float32 [..., N]; w = code * scale of its row. Codes run from -127 to 127.
-8.03 bits a weight.
+int8: codes int8 [..., N, K], scales float32 [..., N]; w = code * scale of its row. Codes are -127 to 127. This takes
+8.03 bits per weight.
 
-int4: every 32 weights of a row (a group) share a float16 scale; w = (code - 8) * scale, codes 0 to 15. The codes
-lie in blocks of 16 rows by one group, 256 bytes, so that a processor's 512-bit register takes 16 rows at once:
+int4: every 32 weights of a row (a group) share a float16 scale; w = (code - 8) * scale. Codes are 0 to 15. They are
+stored in blocks of 16 rows by one group, 256 bytes, so that a 512-bit register processes 16 rows at once:
 
     codes  uint8   [..., ceil(N / 16), ceil(K / 32), 256]
     scales float16 [..., ceil(N / 16), ceil(K / 32), 16]
 
 Byte b of a block belongs to 16-bit word b // 2; of the word's four codes, code j (bits 4j to 4j + 3) is the weight of
-row word % 32 // 2 and input 2 * (4 * (word // 32) + j) + word % 2. So shifting 32 words by 4j brings two neighboring
-inputs of 16 rows to their low bits. Rows and inputs that fill up the last block have scale 0 or code 8: weight 0.
-4.5 bits a weight.
+row word % 32 // 2 and input 2 * (4 * (word // 32) + j) + word % 2. Shifting 32 words right by 4j therefore puts two
+neighboring inputs of 16 rows into their low bits. Padding rows have scale 0 and padding inputs have code 8, so that
+their weights are 0. This takes 4.5 bits per weight.
 
-Both are symmetric: of the weights of a trained model an offset per group saves little error and costs a sum over the
-inputs in every product. Everything here takes one tensor at a time, in plain PyTorch, but that the kernels round to
-int4 and make int4 whole where they can be had; tests hold both ways equal.
+Both formats are symmetric: for the weights of trained models an offset per group reduces the error only a little, and
+it costs a sum over the inputs in every matmul. The code is plain PyTorch, but on a CPU the kernels quantize and
+dequantize int4 if they are available; tests check that both give equal results.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from vl2.kernels import load_kernels
 Kind = Literal["int8", "int4"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-GROUP = 32  # inputs that share a scale
-PANEL = 16  # rows of a block
+GROUP = 32  # number of inputs that share a scale
+PANEL = 16  # number of rows in a block
 BLOCK_BYTES = PANEL * GROUP // 2
-CHUNK = 1 << 20  # weights quantized at a time: what is in between is float32, and stays in the processor's cache
-# The scale is tried at these shares of the one that just reaches a group's largest weight. Cutting off the largest a
-# little serves the other 31; more shares than these save less than a thousandth of the error.
+CHUNK = 1 << 20  # weights quantized at a time, so that the float32 intermediates stay in the processor's cache
+# Candidate scales, as fractions of the scale that just represents a group's largest weight. Clipping the largest weight
+# a little reduces the error of the other 31. More candidates reduce the error by less than a thousandth.
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 INT4_BIAS = 8
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A weight in one of the two forms."""
+    """A weight in one of the two formats; the module docstring gives the shapes of codes and scales."""
 
     kind: Kind
     codes: Tensor
     scales: Tensor
 
     def rows(self, first: int, last: int) -> Quantized:
-        """Return some outputs of a matrix; of int4 both borders are multiples of a panel, or the end."""
+        """Return the rows `first` to `last` of a matrix. For int4 both must be multiples of PANEL, or the end."""
         if self.kind == "int4":
             first, last = first // PANEL, -(-last // PANEL)
         return Quantized(self.kind, self.codes[first:last], self.scales[first:last])
@@ -61,14 +61,14 @@ class Quantized:
 
 @dataclass(frozen=True)
 class Leaf:
-    """Shape and type of one of the tensors that hold a weight."""
+    """Shape and type of a tensor of codes or scales."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
 def storage(kind: Kind, shape: tuple[int, ...]) -> tuple[Leaf, Leaf]:
-    """Return what holds a weight of a shape [..., N, K]: its codes and its scales."""
+    """Return the shapes and types of the codes and scales of a weight with shape [..., N, K]."""
     *stack, N, K = shape
     if kind == "int8":
         return Leaf((*stack, N, K), torch.int8), Leaf((*stack, N), torch.float32)
@@ -77,12 +77,12 @@ def storage(kind: Kind, shape: tuple[int, ...]) -> tuple[Leaf, Leaf]:
 
 
 def weight_bytes(kind: Kind, shape: tuple[int, ...]) -> int:
-    """Return how many bytes a weight of a shape takes."""
+    """Return the bytes of a quantized weight with shape [..., N, K]."""
     return sum(torch.Size(leaf.shape).numel() * leaf.dtype.itemsize for leaf in storage(kind, shape))
 
 
 def quantize(weight: Tensor, kind: Kind) -> Quantized:
-    """Round a weight [..., N, K] to the nearest codes. UserError where it holds what no code can stand for."""
+    """Quantize a weight [..., N, K]. Raise UserError if it holds numbers that are not finite or too large."""
     *stack, N, K = weight.shape
     flat = weight.detach().reshape(-1, N, K)
     parts = [_int8(matrix) if kind == "int8" else _int4(matrix) for matrix in flat]
@@ -93,7 +93,7 @@ def quantize(weight: Tensor, kind: Kind) -> Quantized:
 
 
 def dequantize(quantized: Quantized, N: int, K: int, dtype: torch.dtype) -> Tensor:
-    """Return the weights [..., N, K], computed in float32 and rounded once."""
+    """Return the weights [..., N, K], computed in float32 and rounded once to `dtype`."""
     codes, scales = quantized.codes, quantized.scales
     if quantized.kind == "int8":
         return codes.float().mul_(scales.unsqueeze(-1)).to(dtype)
@@ -111,7 +111,7 @@ def dequantize(quantized: Quantized, N: int, K: int, dtype: torch.dtype) -> Tens
 
 
 def dequantize_int4_plainly(quantized: Quantized, N: int, K: int) -> Tensor:
-    """Return int4 weights [..., N, K], float32, computed in PyTorch."""
+    """Return int4 weights [..., N, K] as float32, computed in PyTorch without the kernels."""
     codes, scales = quantized.codes, quantized.scales
     values = (unpack(codes).float() - INT4_BIAS).unflatten(-1, (-1, GROUP))  # [..., P * 16, G, 32]
     by_row = scales.transpose(-1, -2).flatten(-3, -2).float()  # [..., P * 16, G]
@@ -120,17 +120,17 @@ def dequantize_int4_plainly(quantized: Quantized, N: int, K: int) -> Tensor:
 
 
 def pack(codes: Tensor) -> Tensor:
-    """Lay out codes 0..15, uint8 [..., P * 16, G * 32], in blocks: uint8 [..., P, G, 256]."""
-    # Input of a group = 8 * load + 2 * j + half, see above.
+    """Pack codes 0..15, uint8 [..., P * 16, G * 32], into blocks: uint8 [..., P, G, 256]."""
+    # The index of an input in its group is 8 * load + 2 * j + half, as the module docstring defines.
     axes = codes.unflatten(-1, (-1, 4, 4, 2)).unflatten(-5, (-1, PANEL))  # [..., P, row, G, load, j, half]
     words = axes.movedim(-5, -3).transpose(-1, -2)  # [..., P, G, load, row, half, j]
-    low, high = words[..., 0::2], words[..., 1::2]  # two codes a byte, the first in the low bits
+    low, high = words[..., 0::2], words[..., 1::2]  # two codes per byte, the first in the low bits
     blocks: Tensor = (low | high << 4).flatten(-4).contiguous()
     return blocks
 
 
 def unpack(blocks: Tensor) -> Tensor:
-    """Undo `pack`."""
+    """Unpack blocks, uint8 [..., P, G, 256], to codes 0..15: uint8 [..., P * 16, G * 32]. Inverse of `pack`."""
     pairs = torch.stack((blocks & 15, blocks >> 4), dim=-1)  # [..., P, G, 256, 2]
     axes = pairs.unflatten(-2, (4, PANEL, 2, 2)).flatten(-2)  # [..., P, G, load, row, half, j]
     ordered = axes.transpose(-1, -2).movedim(-3, -5)  # [..., P, row, G, load, j, half]
@@ -164,7 +164,7 @@ def _int4(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def int4_plainly(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the int4 codes and scales of a matrix, computed in PyTorch."""
+    """Return the int4 codes and scales of a matrix, computed in PyTorch without the kernels."""
     codes_leaf, scales_leaf = storage("int4", tuple(weight_NK.shape))
     codes = torch.empty(codes_leaf.shape, dtype=torch.uint8, device=weight_NK.device)
     scales = torch.empty(scales_leaf.shape, dtype=torch.float16, device=weight_NK.device)
@@ -182,9 +182,9 @@ def int4_plainly(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _choose_scales(groups: Tensor) -> Tensor:
-    """Return the scale of every group [rows, G, 32] whose squared error is the least of those tried, float16."""
+    """Return for every group of [rows, G, 32] the candidate scale with the least squared error, float16 [rows, G]."""
     high, low = groups.amax(dim=-1), groups.amin(dim=-1)
-    # Codes reach one further below zero than above: the larger side is put there, by the sign of the scale.
+    # Codes minus the bias are -8 to 7. The sign of the scale puts the side with the larger magnitude at -8.
     furthest = torch.where(high > -low, high, low) / -INT4_BIAS
     best = furthest.to(torch.float16)
     least = _squared_error(groups, best)

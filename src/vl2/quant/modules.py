@@ -1,9 +1,9 @@
-"""The layers that hold quantized weights: a linear layer and the stacked experts, for inference only.
+"""Layers with quantized weights, for inference only: a linear layer and the stacked experts.
 
-They hold what `vl2.quant.formats` describes as buffers, so that a state dict has codes and scales under the names of
-the layer: `codes` and `scales`, or `gate_up_codes`, `gate_up_scales`, `down_codes` and `down_scales`.
+Codes and scales (see `vl2.quant.formats`) are buffers, so a state dict holds them under the name of the layer: `codes`
+and `scales`, or `gate_up_codes`, `gate_up_scales`, `down_codes` and `down_scales`.
 
-N rows sorted by expert; E, D, F as in `vl2.model`.
+Shapes: N rows sorted by expert; E, D, F as in `vl2.model`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ExpertLeaf = Literal["gate_up", "down"]
 
 
 class HoldsCodes(nn.Module):
-    """A module whose codes and scales keep their types under any cast of the model: other types are other numbers."""
+    """A module whose buffers keep their types when the model is cast, because a cast would change codes and scales."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HoldsCodes:
         before = dict(self._buffers)
@@ -38,7 +38,7 @@ class HoldsCodes(nn.Module):
 
 
 class QuantizedLinear(HoldsCodes):
-    """A linear layer whose weight is quantized; the bias is not."""
+    """A linear layer with a quantized weight and a plain bias."""
 
     codes: Tensor
     scales: Tensor
@@ -46,7 +46,7 @@ class QuantizedLinear(HoldsCodes):
     def __init__(
         self, kind: Kind, in_features: int, out_features: int, *, bias: nn.Parameter | None, device: torch.device
     ) -> None:
-        """Allocate uninitialized memory. The bias is taken as it is."""
+        """Allocate uninitialized codes and scales. `bias` becomes the layer's bias without a copy."""
         super().__init__()
         self.kind, self.in_features, self.out_features = kind, in_features, out_features
         _allocate(self, "", kind, (out_features, in_features), device)
@@ -54,12 +54,12 @@ class QuantizedLinear(HoldsCodes):
 
     @classmethod
     def like(cls, layer: nn.Linear, kind: Kind) -> QuantizedLinear:
-        """Allocate memory in the place of a plain layer, on its device."""
+        """Return an uninitialized quantized layer of the same shape and on the same device as a plain layer."""
         return cls(kind, layer.in_features, layer.out_features, bias=layer.bias, device=layer.weight.device)
 
     @torch.no_grad()
     def quantize_from(self, weight_NK: Tensor) -> None:
-        """Quantize a weight into this layer. In place."""
+        """Quantize a weight [N, K] into this layer, in place."""
         quantized = quantize(weight_NK.to(self.codes.device), self.kind)
         self.codes.copy_(quantized.codes)
         self.scales.copy_(quantized.scales)
@@ -80,7 +80,7 @@ class QuantizedLinear(HoldsCodes):
 
 
 class QuantizedExperts(HoldsCodes):
-    """E gated MLPs with quantized, stacked weights; gate and up projection are one stack [E, 2, ...]."""
+    """E gated MLPs (SwiGLU) with quantized, stacked weights. Gate and up projection are one stack [E, 2, ...]."""
 
     gate_up_codes: Tensor
     gate_up_scales: Tensor
@@ -88,7 +88,7 @@ class QuantizedExperts(HoldsCodes):
     down_scales: Tensor
 
     def __init__(self, kind: Kind, num_experts: int, width: int, hidden: int, *, device: torch.device) -> None:
-        """Allocate uninitialized memory."""
+        """Allocate uninitialized codes and scales for inputs of `width` (D) and hidden layers of `hidden` (F)."""
         super().__init__()
         self.kind, self.num_experts, self.width, self.hidden = kind, num_experts, width, hidden
         _allocate(self, "gate_up_", kind, (num_experts, 2, hidden, width), device)
@@ -96,16 +96,16 @@ class QuantizedExperts(HoldsCodes):
 
     @classmethod
     def like(cls, experts: nn.Module, kind: Kind) -> QuantizedExperts:
-        """Allocate memory in the place of plain experts, on their device."""
+        """Return uninitialized quantized experts of the same shape and on the same device as plain experts."""
         E, D, F_ = experts.get_parameter("down_proj").shape
         return cls(kind, E, D, F_, device=experts.get_parameter("down_proj").device)
 
     @torch.no_grad()
     def quantize_from(self, leaf: ExpertLeaf, expert: int, weight: Tensor, part: int | None = None) -> None:
-        """Quantize the matrix of one expert into its place. In place.
+        """Quantize a matrix of one expert into its place in the stack, in place.
 
-        `part` 0 is the gate projection and 1 the up projection; None takes both, one above the other [2 F, D], or the
-        down projection [D, F].
+        For `leaf` "gate_up", `part` 0 is the gate projection, 1 is the up projection (each [F, D]), and None is both,
+        one above the other [2 F, D]. For "down" the weight is [D, F] and `part` is None.
         """
         if leaf == "gate_up" and part is None:
             weight = weight.unflatten(0, (2, self.hidden))
@@ -125,7 +125,7 @@ class QuantizedExperts(HoldsCodes):
         return weight.flatten(0, 1) if leaf == "gate_up" else weight
 
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
-        """Run rows sorted by expert, `counts_E` rows for each."""
+        """Return the outputs [N, D] of rows that are sorted by expert; expert e has `counts_E[e]` of them."""
         counts = counts_E.tolist()
         kernels = int8_kernels(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
         if kernels is not None and max(counts, default=0) > FEW_ROWS:
@@ -143,7 +143,10 @@ class QuantizedExperts(HoldsCodes):
         return linear(F.silu(gate_NF) * up_NF, self.quantized("down", expert), self.width, self.hidden)
 
     def _run_int8(self, kernels: Library, x_ND: Tensor, counts: list[int]) -> Tensor:
-        """Run all experts with rows rounded once for all of them; those of few rows keep their 16 bits."""
+        """Run all experts on activations rounded to int8, which are rounded only once for all experts.
+
+        Experts with at most FEW_ROWS rows use the 16-bit activations instead.
+        """
         gate_up_EFD, down_EDF = self.gate_up_codes.flatten(1, 2), self.down_codes
         gate_up_N2F = self._multiply_each(kernels, x_ND, counts, gate_up_EFD, self.gate_up_scales.flatten(1, 2))
         return self._multiply_each(kernels, swiglu_rows(gate_up_N2F), counts, down_EDF, self.down_scales)

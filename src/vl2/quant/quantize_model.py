@@ -1,12 +1,14 @@
-"""Quantize a model: which part takes which format, and empty or filled quantized layers in its place.
+"""Quantize a model: choose the format of each part, and replace plain layers by quantized ones.
 
-Never quantized: the token table (a lookup reads one row of it, so fewer bits would save no time), the router, norms,
-positions and biases (small, and they decide much), the patch projection, and `kv_b_proj` of latent attention (its
-absorbed form multiplies by slices of the matrix in both directions).
+Some weights are never quantized. A lookup reads one row of the token table, so fewer bits would save no time. The
+router, norms, position embeddings and biases are small, and errors in them have a large effect. The patch projection
+stays plain, and so does `kv_b_proj` of latent attention, whose absorbed form multiplies by slices of the matrix in both
+directions.
 
-A plain checkpoint is quantized tensor by tensor while it is read: empty layers are put into a model on the meta device
-with `allocate_quantized`, given memory, and filled with `quantize_tensor`. So the plain weights are never held
-together. `quantize_model` is for a model that is there already, `quantize_base` for one that trains an adapter.
+A plain checkpoint is quantized tensor by tensor while it is read: `allocate_quantized` puts empty layers into a model
+on the meta device, the model gets memory, and `quantize_tensor` fills the layers. The plain weights are therefore never
+in memory all at once. `quantize_model` quantizes a model that is already loaded, and `quantize_base` one that trains an
+adapter.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 SchemeName = Literal["int8", "int4"]
 SCHEME_NAMES: tuple[SchemeName, ...] = get_args(SchemeName)
 
-# The beginnings of module names, longest first where one begins another.
+# Prefixes of module names. The first match counts, so a longer prefix must come before its own beginning.
 LAYERS, HEAD, VISION, PROJECTOR = "language.model.layers.", "language.lm_head", "vision.blocks.", "projector.layers."
 KEPT = ("kv_b_proj",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """The form of each part; None leaves a part as it is."""
+    """The format of each part of a model; None leaves a part plain."""
 
     layers: Kind | None  # attention, dense layers, routed and shared experts of the language model
     head: Kind | None
@@ -43,7 +45,7 @@ class Scheme:
     projector: Kind | None
 
     def kind_of(self, module_name: str) -> Kind | None:
-        """Return the form of a linear layer or a stack of experts."""
+        """Return the format of the linear layer or stack of experts with this name; None if it stays plain."""
         if module_name.rpartition(".")[2] in KEPT:
             return None
         parts = {LAYERS: self.layers, HEAD: self.head, VISION: self.vision, PROJECTOR: self.projector}
@@ -52,14 +54,14 @@ class Scheme:
 
 SCHEMES: dict[SchemeName, Scheme] = {
     "int8": Scheme(layers="int8", head="int8", vision="int8", projector="int8"),
-    # The encoder has an eighth of the weights of the smallest size and runs once per image: in 8 bits it can use
-    # 8-bit products, which 4 bits cannot, and what a document says hangs on its details.
+    # Even in the smallest size, the encoder has only an eighth of the weights, and it runs once per image. In 8 bits it
+    # can use 8-bit products, which 4-bit weights cannot, and reading documents depends on its precision.
     "int4": Scheme(layers="int4", head="int4", vision="int8", projector="int8"),
 }
 
 
 def scheme_named(name: str) -> Scheme:
-    """Return a scheme by its name; UserError where there is none."""
+    """Return the scheme with this name. Raise UserError if there is none."""
     for known in SCHEME_NAMES:
         if name == known:
             return SCHEMES[known]
@@ -67,7 +69,7 @@ def scheme_named(name: str) -> Scheme:
 
 
 def quantized_modules(model: nn.Module, scheme: Scheme) -> dict[str, Kind]:
-    """Return the modules of a plain model that the scheme quantizes, by name, and the form of each."""
+    """Return the names of the modules of a plain model that the scheme quantizes, with the format of each."""
     found: dict[str, Kind] = {}
     for name, module in model.named_modules():
         kind = scheme.kind_of(name)
@@ -76,15 +78,15 @@ def quantized_modules(model: nn.Module, scheme: Scheme) -> dict[str, Kind]:
     return found
 
 
-# The layers that hold the weights under an adapter in few bits. Vision, projector, token table, head and router stay as
-# they are: small beside the rest, and sensitive.
+# Prefix of the modules that `quantize_base` quantizes. Vision, projector, token table, head and router stay plain,
+# because they are small and sensitive to errors.
 WITHIN = "language.model.layers."
 
 
 def allocate_quantized(model: nn.Module, scheme: Scheme) -> list[str]:
-    """Put empty quantized layers in the place of those that the scheme names; return the names. In place.
+    """Replace the layers that the scheme quantizes by uninitialized quantized layers, in place; return their names.
 
-    They lie on the device of what they replace, so a model on the meta device stays there.
+    The new layers are on the same device as the old ones, so a model on the meta device stays there.
     """
     kinds = quantized_modules(model, scheme)
     for name, kind in kinds.items():
@@ -96,7 +98,10 @@ def allocate_quantized(model: nn.Module, scheme: Scheme) -> list[str]:
 
 @torch.no_grad()
 def quantize_model(model: nn.Module, scheme: Scheme, progress: Callable[[int, int], None] | None = None) -> list[str]:
-    """Quantize a loaded model, layer by layer; return the names of the layers. In place."""
+    """Quantize a loaded model in place, layer by layer, and return the names of the quantized layers.
+
+    `progress` is called with the number of layers done and their total.
+    """
     kinds = quantized_modules(model, scheme)
     for done, (name, kind) in enumerate(kinds.items(), 1):
         module = model.get_submodule(name)
@@ -125,10 +130,10 @@ def quantize_tensor(
     part: int | None = None,
     name: str | None = None,
 ) -> None:
-    """Quantize one tensor into its layer. In place.
+    """Quantize one tensor into its quantized layer, in place.
 
-    `parameter` is its name in the plain model; of stacked experts it is the matrix of one, and `part` tells gate (0)
-    and up projection (1). Errors call it `name`.
+    `parameter` is the name in the plain model. For stacked experts, `weight` is the matrix of one `expert`, and `part`
+    is 0 for the gate projection and 1 for the up projection. Error messages use `name`.
     """
     owner, _, leaf = parameter.rpartition(".")
     module = model.get_submodule(owner)
@@ -142,10 +147,11 @@ def quantize_tensor(
 
 
 def quantize_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = None) -> int:
-    """Replace the linear layers and experts of the language model by ones that train an adapter over few bits.
+    """Quantize the language model's frozen linear layers and experts under an adapter (QLoRA), in place.
 
-    Returns how many. In place. The adapter must be on the model already: its layers keep their place, and the weights
-    under them are replaced. `dtype` is what the weights are made as when they are needed; None for the type they have.
+    Return the number of quantized layers. Attach the adapter first: its layers stay, and only their base layers are
+    replaced. `dtype` is the type of the dequantized weights; None keeps the type of the plain weights. Raise UserError
+    for an unknown `kind`.
     """
     if kind not in get_args(BaseKind):
         raise UserError(f"the base must be held as one of {', '.join(get_args(BaseKind))}, got {kind!r}")
@@ -161,14 +167,14 @@ def quantize_base(model: nn.Module, kind: BaseKind, dtype: torch.dtype | None = 
 
 
 def quantization_of(model: nn.Module) -> str | None:
-    """Return the smallest format that a model which answers holds weights in; None for a plain model."""
+    """Return the smallest quantized format in an inference model, "int8" or "int4"; None for a plain model."""
     kinds = {module.kind for module in model.modules() if isinstance(module, QuantizedLinear | QuantizedExperts)}
     return next((kind for kind in reversed(KINDS) if kind in kinds), None)
 
 
 @contextlib.contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Say in an error which weight it is about."""
+    """Prefix a UserError raised inside the context with the name of the weight."""
     try:
         yield
     except UserError as error:

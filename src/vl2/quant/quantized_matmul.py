@@ -1,4 +1,4 @@
-"""Matmul with a quantized weight. How it is computed depends on the number of rows and on the processor.
+"""Multiply by a quantized weight. The number of rows and the processor decide which method is used.
 
 | weight | rows                               | where                      | activations                            |
 |--------|------------------------------------|----------------------------|----------------------------------------|
@@ -8,8 +8,8 @@
 | either | fewer                              | CPU with the kernels       | 16 bits; the kernels read the codes    |
 | either | any                                | no kernels, other devices  | as they are; dequantized in parts      |
 
-int8 rows are twice as fast as bfloat16 ones. float32 panels are ten times as fast as codes on a processor that has no
-instructions for them. A part holds four million weights.
+int8 activations are twice as fast as bfloat16 ones. On a processor without the instructions, float32 panels are ten
+times as fast as kernels that read the codes. "In parts" means about four million weights at a time.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from vl2.kernels.prefill_ops import has_tiles
 from vl2.kernels.structures import INT8, QUANTIZED, MatrixC
 from vl2.quant.formats import PANEL, Kind, Quantized, dequantize
 
-# Up to so many rows the weight's bytes decide, and the rows keep their 16 bits: all that are decoded together.
+# Up to this many rows, reading the weight dominates the time, so the activations keep their 16 bits.
 FEW_ROWS = 32
-# Of a prompt, whose rows are of one request, with tile registers, to which sixteen rows are as few as one.
+# The same limit for a prefill on AMX, whose tile registers take 16 rows in the time of one.
 FEW_PREFILL_ROWS = 8
-MADE = 1 << 22  # weights made at a time where there are no kernels: all of an expert, a thirtieth of tiny's head
-PANEL_ROWS = 12  # on a processor without the instructions panels pay from here on
+MADE = 1 << 22  # weights dequantized at a time without the kernels: a whole expert, or a thirtieth of tiny's head
+PANEL_ROWS = 12  # least number of rows at which panels are faster on a processor without the instructions
 
 
 def linear(
@@ -53,7 +53,10 @@ def linear(
     gelu: bool = False,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Return x times the transposed weight, plus the bias, [..., N], in the type of x; or its GELU; or + `residual`."""
+    """Return x [..., K] times the transposed weight, plus the bias, as [..., N] in the type of x.
+
+    `gelu` applies GELU to the result. Otherwise `residual` [..., N] is added if it is given.
+    """
     kernels = int8_kernels(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
         residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
@@ -94,7 +97,7 @@ def _linear(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -
 
 
 def matmul_in_parts(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
-    """Return x times the weight's transpose, plus the bias, in the type of x; some outputs of the weight at a time."""
+    """Return x times the transposed weight, plus the bias, in the type of x, dequantizing some rows at a time."""
     step = max(1, MADE // (K * PANEL)) * PANEL
     if step >= N:
         return F.linear(x, dequantize(weight, N, K, x.dtype), bias)
@@ -107,7 +110,10 @@ def matmul_in_parts(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor |
 
 
 def matmul_in_float32(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
-    """Return x times the weight's transpose, plus the bias, in the type of x; a panel of the weight at a time."""
+    """Return x times the transposed weight, plus the bias, in the type of x.
+
+    The product is computed in float32, and the weight is dequantized one panel of rows at a time.
+    """
     return matmul_panels(
         x, N, K, lambda first, last: dequantize(weight.rows(first, last), last - first, K, torch.float32), bias, PANEL
     )
@@ -115,7 +121,7 @@ def matmul_in_float32(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor
 
 @cache
 def has_int8_products() -> bool:
-    """Whether this CPU has the instructions by which PyTorch multiplies 8-bit numbers; else it loops over them."""
+    """Return whether this CPU has VNNI. Without it PyTorch multiplies 8-bit numbers in a slow loop."""
     return bool(torch.cpu._is_vnni_supported())
 
 
@@ -124,10 +130,7 @@ def _has_instructions(kernels: Library, kind: Kind) -> bool:
 
 
 def matmul_dtype(kind: Kind | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """Return the type in which many rows are multiplied by a weight of a form; None is a plain weight.
-
-    `dtype` is that of the rows.
-    """
+    """Return the type in which many rows of type `dtype` are multiplied by a weight of format `kind` (None: plain)."""
     if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float32):
         return dtype
     if kind is None:
@@ -136,17 +139,17 @@ def matmul_dtype(kind: Kind | None, dtype: torch.dtype, device: torch.device) ->
         return torch.int8
     kernels = load_kernels()
     if kernels is None:
-        return dtype  # parts of the weight are made in that type
+        return dtype  # without kernels, parts of the weight are dequantized to the type of the rows
     return torch.bfloat16 if _has_instructions(kernels, kind) else torch.float32
 
 
 def matmul_few_rows(kernels: Library, x_MK: Tensor, codes_NK: Tensor, scales_N: Tensor) -> Tensor:
-    """Return x times an int8 weight's transpose, float32 [M, N], with the 16 bits of x."""
+    """Return x times the transposed int8 weight, float32 [M, N]. The activations are not rounded to 8 bits."""
     return matmul(kernels, MatrixC(INT8, *codes_NK.shape, codes_NK.data_ptr(), scales_N.data_ptr()), x_MK)
 
 
 def int8_kernels(x: Tensor, N: int, bias: Tensor | None = None) -> Library | None:
-    """Return the kernels if they round these activations and what comes of them, N numbers a row."""
+    """Return the kernels if they can multiply these activations in int8 with outputs of N columns, otherwise None."""
     types = {x.dtype} if bias is None else {x.dtype, bias.dtype}
     is_inference = not (torch.is_grad_enabled() and x.requires_grad)
     applies = x.device.type == "cpu" and types == {torch.bfloat16} and N >= LANES and is_inference
@@ -154,7 +157,7 @@ def int8_kernels(x: Tensor, N: int, bias: Tensor | None = None) -> Library | Non
 
 
 def int8_matmul(x_MK: Tensor, weight: Quantized) -> Tensor:
-    """Return x times an int8 weight's transpose, float32 [M, N], with x rounded to 8 bits row by row."""
+    """Return x times the transposed int8 weight, float32 [M, N], with x rounded to 8 bits by a scale per row."""
     largest_M1 = x_MK.abs().amax(dim=1, keepdim=True).float().clamp_(min=1e-30)
     codes_MK = (x_MK.float() * (127 / largest_M1)).round_().to(torch.int8)
     sums_MN = torch._int_mm(codes_MK, weight.codes.T)

@@ -1,1 +1,1 @@
-"""What draws training records: every answer is known because the picture was made from it."""
+"""Generate synthetic training records. Each image is drawn from known content, so the answers are exact."""

@@ -1,4 +1,4 @@
-"""Interleaved pages: pictures and what is to be said about them, in turn, as a document without questions."""
+"""Make interleaved documents, in which images and texts about them alternate, without questions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vl2.synth.source import UNKNOWN_LICENCE, Source
 from vl2.synth.sprites import Kind, things
 
 MAX_PASSAGE = 700  # characters
-MIN_NAME_ZH = 2  # characters; a single one occurs within other words
+MIN_NAME_ZH = 2  # characters; a single character also occurs within other words
 TITLES = {
     "en": ("A small picture book", "Look and read", "Pictures", "What I saw today"),
     "zh": ("看图识物", "图画书", "今天看到的东西", "图片"),
@@ -26,14 +26,14 @@ TITLES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Album(Source):
-    """Two to five pictures. With texts given, a passage of them that names the thing goes with its picture."""
+    """Documents with two to five images. Given texts provide passages that name the thing in an image."""
 
     name = "album"
     category = "interleaved"
-    tasks_known: ClassVar[tuple[str, ...]] = ("before", "after")  # the picture, of its text
+    tasks_known: ClassVar[tuple[str, ...]] = ("before", "after")  # position of an image relative to its text
 
     scene: Scene = field(default_factory=Scene)
-    texts_en: str | None = None  # a text file with one passage a line
+    texts_en: str | None = None  # path of a text file with one passage per line
     texts_zh: str | None = None
 
     def own_licence(self) -> str:
@@ -56,7 +56,7 @@ class Album(Source):
         return draft
 
     def _picture(self, rng: random.Random, language: str) -> tuple[Composed, str]:
-        """Return a picture and its text: a passage that names its one thing, or a description of a scene."""
+        """Return a scene and its text: a portrait with a passage that names the thing, or a scene with its caption."""
         path = self.texts_zh if language == "zh" else self.texts_en
         named = _passages(path, self.scene.art, language) if path else ()
         if named and rng.random() < 0.7:
@@ -68,7 +68,7 @@ class Album(Source):
 
 @lru_cache(maxsize=8)
 def _passages(path: str, art: str, language: str) -> tuple[tuple[Kind, str], ...]:
-    """Return the passages that name a kind, each with the first that it names."""
+    """Return the passages that name a kind of thing, each with the first kind in it."""
     kinds = {kind.name(language): kind for kind in reversed(things(Scene(art=art).kinds()))}
     if language == "zh":
         kinds = {name: kind for name, kind in kinds.items() if len(name) >= MIN_NAME_ZH}

@@ -1,6 +1,6 @@
-"""Mathematics with worked steps and the answer at the end, or the answer alone for small models.
+"""Make mathematical problems with worked steps and the answer at the end, or with the answer only for small models.
 
-The problem is a text, a text in an image, or a figure with its lengths written on it. All numbers are whole or exact
+A problem is a text, a text in an image, or a figure with its lengths written on it. All numbers are integers or exact
 fractions.
 """
 
@@ -35,7 +35,7 @@ class ArithmeticProblem:
     question: str
     steps: tuple[str, ...]
     answer: str
-    figure: Image.Image | None = None  # the question is about it
+    figure: Image.Image | None = None  # the figure that the question is about, if any
 
     @property
     def worked(self) -> str:
@@ -71,7 +71,7 @@ class Arithmetic(Source):
         return draft
 
     def _print(self, draft: Draft, text: str, rng: random.Random) -> None:
-        """Add the problem as a picture."""
+        """Draw the text of a problem as an image, and add it to the draft."""
         face = fonts.choose_face(rng, text, self.font_folders) or fonts.BUILT_IN
         font, kind, margin = fonts.load(face, rng.randint(18, 30)), choose_paper(rng), rng.randint(14, 40)
         lines, step = wrap(text, font, rng.randint(280, 480), "en"), round(line_height(font) * 1.25)
@@ -140,7 +140,7 @@ def _percent(rng: random.Random) -> ArithmeticProblem:
 
 
 def _decimal(value: Fraction) -> str:
-    """Write a fraction of tenths or hundredths as a decimal, exactly."""
+    """Format a fraction exactly as a decimal. It must be a multiple of 1/100."""
     hundredths = value * 100
     assert hundredths.denominator == 1, value
     whole, rest = divmod(int(hundredths), 100)
@@ -263,7 +263,10 @@ def _angle(rng: random.Random) -> ArithmeticProblem:
 def _figure(
     corners: list[tuple[int, int]], sides: dict[int, str], rng: random.Random, right_at: int | None = None
 ) -> Image.Image:
-    """Draw a polygon with texts at some of its sides; side n leads from corner n to the next."""
+    """Draw a polygon with texts at some of its sides. Side n goes from corner n to the next corner.
+
+    `right_at` is the index of a corner that is marked as a right angle.
+    """
     scale, margin = 240 / max(max(x for x, _ in corners), max(y for _, y in corners)), 80
     points = [(margin + x * scale, margin + y * scale) for x, y in corners]
     size = (round(max(x for x, _ in points)) + margin, round(max(y for _, y in points)) + margin)
@@ -274,7 +277,7 @@ def _figure(
     middle = (sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points))
     for at, text in sides.items():
         (x0, y0), (x1, y1) = points[at], points[(at + 1) % len(points)]
-        # Outside the figure, with room for the text.
+        # The text is outside the polygon, on the side that is farther from its center.
         dx, dy = (x0 + x1) / 2 - middle[0], (y0 + y1) / 2 - middle[1]
         anchor = ("lm" if dx > 0 else "rm") if abs(x1 - x0) < abs(y1 - y0) else ("ma" if dy > 0 else "md")
         shift = {"lm": (10, 0), "rm": (-10, 0), "ma": (0, 8), "md": (0, -8)}[anchor]

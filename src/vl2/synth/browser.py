@@ -1,6 +1,7 @@
-"""Pages drawn by a headless Chromium, with the boxes of their links, buttons and fields.
+"""Render HTML pages with a headless Chromium, and return the boxes of their links, buttons and fields.
 
-Two runs: one lays the page out and says where everything is, the next takes the picture at that height.
+Chromium runs twice: the first run lays out the page and measures its elements and height, and the second takes a
+screenshot at that height.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 TIMEOUT_S = 60
 FONTS_CONF = "fonts.conf"
 MAX_HEIGHT_PX = 2000
-MIN_WINDOW = (500, 400)  # a smaller window is drawn larger than asked for, or not at all
-# Written into a copy of the page: what can be operated, and how high the page is.
+MIN_WINDOW = (500, 400)  # px; Chromium renders smaller windows larger than requested, or not at all
+# This script is added to a copy of the page. It measures the elements and the height of the page.
 _MEASURE = """<script>
 const found = [];
 for (const e of document.querySelectorAll("a, button, input, select, textarea, h1, h2")) {
@@ -44,7 +45,7 @@ document.documentElement.setAttribute("data-measured", JSON.stringify({height, f
 
 @dataclass(frozen=True, kw_only=True)
 class Element:
-    """Something on a page."""
+    """A link, button, field or heading of a page, with its box in pixels."""
 
     tag: str
     label: str
@@ -58,14 +59,15 @@ class Rendered:
 
 
 def find_browser() -> str | None:
-    """Return the path of a Chromium on this machine, or None."""
+    """Return the path of a Chromium or Chrome on this machine, or None."""
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def render(page: str, width: int, font_folders: Sequence[str] = ()) -> Rendered:
-    """Draw a page of HTML at a width. It has no network. UserError without a browser, or when it fails.
+    """Render an HTML page at a width in pixels, without network access. The height is cut at MAX_HEIGHT_PX.
 
-    Fonts in `font_folders` are there beside those of the system.
+    Fonts in `font_folders` are available in addition to those of the system. Raise UserError if no browser is
+    installed, or if it fails.
     """
     if width < MIN_WINDOW[0]:
         raise UserError(f"the width of a page must be at least {MIN_WINDOW[0]} px, got {width}")
@@ -95,7 +97,7 @@ def render(page: str, width: int, font_folders: Sequence[str] = ()) -> Rendered:
 
 
 def fonts_conf(folders: Sequence[str]) -> str:
-    """Return a configuration of fontconfig: the system's with more folders. Other systems than Linux ignore it."""
+    """Return a fontconfig file: the system's configuration with additional folders. Only Linux uses it."""
     dirs = "".join(f"<dir>{html.escape(str(Path(folder).resolve()))}</dir>" for folder in folders)
     return (
         '<?xml version="1.0"?>\n<!DOCTYPE fontconfig SYSTEM "fonts.dtd">\n<fontconfig>'
@@ -126,7 +128,7 @@ def _run(browser: str, home: Path, page: Path, size: tuple[int, int], action: st
         f"--user-data-dir={home / 'profile'}", f"--window-size={size[0]},{size[1]}", action, page.as_uri(),
     ]  # fmt: skip
     if os.name == "posix" and os.geteuid() == 0:
-        command.insert(1, "--no-sandbox")  # Chromium refuses its sandbox to root; the pages are our own
+        command.insert(1, "--no-sandbox")  # Chromium cannot use its sandbox as root; the pages are our own
     own_fonts = {"FONTCONFIG_FILE": str(home / FONTS_CONF)} if (home / FONTS_CONF).is_file() else {}
     process = subprocess.Popen(
         command,

@@ -1,4 +1,4 @@
-"""Every synthetic source by its name, made from settings that a person writes."""
+"""Look up synthetic sources by name, and construct them from the user's settings."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 
 
 def find_source(name: str) -> type[Source]:
-    """Return the source of a name, or one of one's own by its import path; UserError lists the names."""
+    """Return the source class with this name, or import a user's class by a path such as "package.module:Class".
+
+    Raise UserError, with the known names, if there is none.
+    """
     if ":" in name:
         found = import_named(name, "draw")
         if not (isinstance(found, type) and issubclass(found, Source)):
@@ -49,7 +52,10 @@ def find_source(name: str) -> type[Source]:
 
 
 def make_source(name: str, values: Values) -> Source:
-    """Return a source with its settings; {"base": {"art": ...}} or {"base.art": ...} is one of a source within."""
+    """Return a source with the given settings. Raise UserError if a setting does not exist or is not valid.
+
+    Settings of a source inside another are written as {"base": {"art": ...}} or {"base.art": ...}.
+    """
     kind = find_source(name)
     plain: dict[str, Any] = {}
     within: dict[str, dict[str, Any]] = {}

@@ -1,6 +1,7 @@
-"""Charts of real tables drawn with matplotlib (extra `data`): values, extremes, comparisons, and back to the table.
+"""Draw charts of tables with matplotlib (extra `data`), and ask about values, extremes, comparisons and the table.
 
-A value is asked for only where its number is printed; without printed numbers the questions are about more and less.
+Questions for a value are asked only if the chart prints its numbers. Without printed numbers, the questions are about
+more and less.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 KINDS = ("bar", "barh", "line", "pie", "scatter")
 ATTEMPTS = 120
-MAX_NAME = 16  # characters of a label on an axis
+MAX_NAME = 16  # greatest number of characters of a label on an axis
 EXACT = ("value", "difference", "sum", "count", "table")  # tasks that need the printed numbers
 PALETTES = (
     ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd"),
@@ -61,7 +62,7 @@ class Chart(Source):
         "value", "max", "min", "compare", "difference", "sum", "count", "table", "kind",
     )  # fmt: skip
 
-    tables: str | None = None  # a folder of tables, see `read_tables`; None: the built-in ones
+    tables: str | None = None  # folder of tables, see `read_tables`; None uses the built-in tables
     font_folders: tuple[str, ...] | None = None
 
     def own_licence(self) -> str:
@@ -86,7 +87,10 @@ class Chart(Source):
         return draft
 
     def _table(self, rng: random.Random, kind: str, *, invent: bool, exact: bool) -> Table | None:
-        """Return the names and one column of numbers that a chart of that kind can show."""
+        """Return a table of names and one column of numbers for this kind of chart, or None if the draw does not fit.
+
+        `invent` makes a table with random numbers; otherwise one of the given tables is used.
+        """
         languages = fonts.languages(self.font_folders)
         if invent:
             table: Table | None = made_up(rng, rng.choice(languages))
@@ -99,7 +103,10 @@ class Chart(Source):
 
 
 def _can_show(table: Table, kind: str, *, exact: bool) -> bool:
-    """Tell whether the differences asked for can be seen."""
+    """Return whether a chart of this kind can show the table, so that differences between values are visible.
+
+    `exact` allows values close to each other, because the chart prints its numbers.
+    """
     values = table.numbers(1)
     assert values is not None
     low, high = min(values), max(values)
@@ -107,7 +114,7 @@ def _can_show(table: Table, kind: str, *, exact: bool) -> bool:
         return False
     if kind == "pie" and (low <= 0 or low * 40 < sum(values) or len(values) > 7):
         return False
-    # Two bars that differ by a pixel would ask for a guess.
+    # If two bars differed by a pixel, the answer would be a guess.
     least = (high - min(low, Decimal(0))) / 40
     close = any(0 < b - a < least for a, b in itertools.pairwise(sorted(values)))
     return exact or not close
@@ -128,12 +135,15 @@ def _ask(table: Table, task: str, kind: str, rng: random.Random) -> Asked | None
 
 
 def _printed(cell: str) -> str:
-    """Return a cell's number as the chart prints it."""
+    """Return the number of a cell in the notation of the chart."""
     return write_number(Decimal(cell.strip().replace(",", "")))
 
 
 def draw_chart(table: Table, kind: str, face: fonts.Face, rng: random.Random, *, printed: bool) -> Image.Image:
-    """Draw the second column of a table by the names in the first."""
+    """Return a chart of the table: the numbers of its second column, labeled with the names in the first.
+
+    `printed` adds the numbers to the chart. Raise UserError if matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -189,7 +199,7 @@ def _plot(axes: Axes, table: Table, kind: str, rng: random.Random, *, printed: b
         style = {"marker": rng.choice("os^D"), "color": colors[0], "linestyle": "-" if kind == "line" else "none"}
         axes.plot(places, values, markersize=rng.uniform(5, 9), **style)  # type: ignore[arg-type]
         for at in range(len(places)) if printed else ():
-            # In a valley of a line below it, where the line does not cross the number.
+            # At a local minimum of a line, the number is put below the point, where the line does not cross it.
             is_valley = kind == "line" and values[at] <= min(values[max(0, at - 1) : at + 2])
             offset, side = ((0, -8), "top") if is_valley else ((0, 7), "bottom")
             axes.annotate(cells[at], (places[at], values[at]), offset, textcoords="offset points", ha="center", va=side)
@@ -205,7 +215,7 @@ def _plot(axes: Axes, table: Table, kind: str, rng: random.Random, *, printed: b
 
 
 def _plain(text: str) -> str:
-    """Return a text that matplotlib does not read as mathematics."""
+    """Return the text with "$" escaped, so that matplotlib does not parse it as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -213,7 +223,7 @@ def _set_font(figure: Figure, face: fonts.Face, size: float) -> None:
     from matplotlib.font_manager import FontProperties
     from matplotlib.text import Text
 
-    # A collection (.ttc) is opened at its first face: right for the shapes of almost all characters.
+    # matplotlib opens a collection (.ttc) at its first face, which has the right shapes of almost all characters.
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if face.path:

@@ -1,4 +1,7 @@
-"""What a camera or scanner does to a page: turns, slants, blurs, shades, pales it. Boxes move with the page."""
+"""Distort a page as a camera or scanner does: rotation, perspective, shadow, low contrast, blur, noise and JPEG.
+
+Boxes on the page can be mapped to the distorted image.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ DISTORTIONS = ("rotate", "perspective", "blur", "noise", "shadow", "low_contrast
 
 @dataclass(frozen=True, kw_only=True)
 class Distorted:
-    """A distorted page, and how its points moved."""
+    """A distorted page, with the mapping from page coordinates to image coordinates."""
 
     image: Image.Image
-    matrix: Matrix  # of page coordinates to image coordinates, homogeneous
-    jpeg_quality: int | None
-    names: tuple[str, ...]  # what was done
+    matrix: Matrix  # 3 x 3, maps homogeneous page coordinates to image coordinates
+    jpeg_quality: int | None  # quality at which to store the image as JPEG; None for PNG
+    names: tuple[str, ...]  # names of the applied distortions
 
     def move(self, box: BoxPx) -> BoxPx:
-        """Return the upright box around where the corners of a box of the page went."""
+        """Return the axis-aligned box around the moved corners of a box of the page, clipped to the image."""
         x0, y0, x1, y1 = box
         xs, ys = zip(*(apply(self.matrix, p) for p in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))), strict=True)
         width, height = self.image.size
@@ -35,7 +38,7 @@ class Distorted:
 
 
 def distort(image: Image.Image, rng: random.Random, amount: int) -> Distorted:
-    """Apply up to `amount` distortions, each so mild that the text stays readable."""
+    """Apply `amount` random distortions, or all if there are fewer. Each is so mild that text stays legible."""
     names = tuple(name for name in DISTORTIONS if name in rng.sample(DISTORTIONS, min(amount, len(DISTORTIONS))))
     matrix = np.eye(3)
     if "rotate" in names:
@@ -68,14 +71,17 @@ def _rotation(image: Image.Image, rng: random.Random) -> Matrix:
 
 
 def _slant(image: Image.Image, rng: random.Random) -> Matrix:
-    """Return a mild perspective: the far side of the page looks up to a seventh smaller."""
+    """Return the matrix of a mild perspective, in which the far side of the page is up to a seventh smaller."""
     reach = 0.07
     a, b = rng.uniform(-reach, reach) / image.width, rng.uniform(-reach, reach) / image.height
     return np.array(((1.0, rng.uniform(-0.04, 0.04), 0.0), (0.0, 1.0, 0.0), (a, b, 1.0)))
 
 
 def _warp(image: Image.Image, matrix: Matrix, rng: random.Random) -> tuple[Image.Image, Matrix]:
-    """Draw the page as the matrix moves it, on a desk just large enough for all of it."""
+    """Transform the image by the matrix, on a plain background that is just large enough for the whole page.
+
+    Return the new image, and the matrix with the shift into the new image included.
+    """
     width, height = image.size
     corners = [apply(matrix, p) for p in ((0, 0), (width, 0), (width, height), (0, height))]
     left, top = min(x for x, _ in corners), min(y for _, y in corners)

@@ -1,4 +1,4 @@
-"""Letters and notices, with questions about them over several turns."""
+"""Draw letters and notices, and ask questions about them over several turns or for a transcription."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vl2.synth.draft import Draft
 from vl2.synth.page import Page, ink_for, line_height, make_paper, text_width, wrap
 from vl2.synth.source import Dropped, Source
 
-# Each letter: its subject, its paragraphs, and what can be asked about them. Braces name the facts.
+# Each letter has a subject, paragraphs, and questions with their answers. Names in braces are replaced by facts.
 LETTERS = {
     "en": (
         (
@@ -181,7 +181,7 @@ class Document(Source):
 
 
 def _draw(letter: Letter, language: str, font: fonts.Font, rng: random.Random) -> tuple[Page, list[str]]:
-    """Draw a letter and return it with its lines in reading order."""
+    """Draw a letter, and return the page with its lines of text in reading order."""
     inner, margin = rng.randint(380, 560), rng.randint(28, 60)
     step = round(line_height(font) * rng.uniform(1.15, 1.4))
     blocks = [wrap(text, font, inner, language) for text in letter.paragraphs]

@@ -1,10 +1,12 @@
-"""Pictures of single things (emoji, clip art) and their names: one large, or several in a row or a grid.
+"""Draw single things (emoji, clip art), one large or several in a grid, and ask for their names.
 
-Every kind of the sprite set is used, faces, signs and flags too; scenes take things only. In the tasks "name_shown" and
-"list_shown" the answer's evidence is the middle of each thing: the visual token there is where an encoder that has been
-warmed up holds it. Their answers are bare names, English ones one per line: behind a space a name is made of other
-tokens, which would have to be learned by themselves. A record speaks one language: a second answer about the same
-things in another can be had from the first, without a look at the picture.
+All kinds of the sprite set are used, including faces, signs and flags; scenes use only things. In the tasks
+"name_shown" and "list_shown" the evidence of the answer is the middle of each thing, because the visual token there
+represents the thing in an encoder that has been warmed up. The answers of these tasks are bare names, in English one
+per line: after a space a name consists of different tokens, which would have to be learned separately.
+
+A record uses one language only. A second answer about the same things in the other language could be derived from the
+first, without looking at the image.
 """
 
 from __future__ import annotations
@@ -49,9 +51,9 @@ CHOOSE = {
 }
 NUMBERS_ZH = "一二三四五六七八九"
 MAX_COLUMNS = 4
-CELL_PX = (72, 168)  # the side of a cell of several pictures
-SHEET_PX, SHEET_CELL_PX = 336, (64, 112)  # of a sheet of many, and of its cells
-MIDDLE = 1 / 3  # of a thing's sides
+CELL_PX = (72, 168)  # range of the side of a cell in a grid
+SHEET_PX, SHEET_CELL_PX = 336, (64, 112)  # greatest width of a sheet, and range of the side of its cells
+MIDDLE = 1 / 3  # sides of the middle of a thing, as a fraction of those of its box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,12 @@ class Emoji(Source):
     category = "caption"
     tasks_known: ClassVar[tuple[str, ...]] = ("name", "name_shown", "list", "list_shown", "nth", "is_it", "choose")
 
-    art: str = ""  # the folder of a sprite set; "": the built-in shapes
+    art: str = ""  # folder of a sprite set; empty uses the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
-    min_side_px: int = 96  # of the picture of one thing
+    min_side_px: int = 96  # range of the side of an image with one thing
     max_side_px: int = 400
-    max_pictures: int = 8  # of "list" and "nth"; "list_shown" fills a sheet
-    restyled_share: float = 0.0  # of the things that stand alone or on a sheet: drawn as another hand would
+    max_pictures: int = 8  # greatest number of things in "list" and "nth"; "list_shown" fills a sheet
+    restyled_share: float = 0.0  # fraction of things, alone or on a sheet, that are drawn in another style
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,13 +110,13 @@ class Emoji(Source):
 
 @dataclass(frozen=True)
 class Laid:
-    """A thing where it lies in a picture."""
+    """A thing with its box in an image."""
 
     kind: Kind
     box_px: BoxPx
 
     def show_middle(self, draft: Draft) -> int:
-        """Add the middle of the thing, once for each character of its name, and return the object's number."""
+        """Add the middle of the thing as an object, with one box per character of its name; return the index."""
         x0, y0, x1, y1 = self.box_px
         x, y = (x1 - x0) * (1 - MIDDLE) / 2, (y1 - y0) * (1 - MIDDLE) / 2
         name = self.kind.full_name(draft.language)
@@ -123,19 +125,22 @@ class Laid:
 
 
 def draw_alone(kind: Kind, size: Size, rng: random.Random, restyled_share: float = 0.0) -> Image.Image:
-    """Draw one thing large, somewhere on a pale ground."""
+    """Return an image of one large thing at a random position on a pale background."""
     return lay_alone(kind, size, rng, restyled_share)[0]
 
 
 def lay_alone(kind: Kind, size: Size, rng: random.Random, restyled_share: float = 0.0) -> tuple[Image.Image, BoxPx]:
-    """Draw one thing large, somewhere on a pale ground; return the picture and where the thing is."""
+    """Return an image of one large thing at a random position on a pale background, and the box of the thing."""
     image = make_backdrop(size, rng)
     side = max(8, round(min(size) * rng.uniform(0.6, 0.95) / 8) * 8)
     return image, _lay(image, kind, side, (0, 0, *size), rng, restyled_share)
 
 
 def draw_sheet(pool: Sequence[Kind], rng: random.Random, restyled_share: float = 0.0) -> tuple[Image.Image, list[Laid]]:
-    """Draw many things in rows of equal cells, each somewhere in its cell; return them in reading order."""
+    """Draw things in rows of equal cells, each at a random position in its cell.
+
+    Return the image, and the things in reading order. `restyled_share` is the fraction of things to restyle.
+    """
     cell = rng.randint(*SHEET_CELL_PX)
     columns = SHEET_PX // cell
     kinds = rng.sample(pool, min(len(pool), columns * rng.randint(1, columns)))
@@ -157,7 +162,7 @@ def _lay(
     rng: random.Random,
     restyled_share: float,
 ) -> BoxPx:
-    """Paste a thing of at most that side somewhere within a box, and return its own box."""
+    """Paste a thing of at most `side` pixels at a random position in the box `within_px`, and return its own box."""
     sprite = draw_sprite(kind, side)
     if restyled_share and rng.random() < restyled_share:
         sprite = restyle(sprite, rng)
@@ -168,7 +173,7 @@ def _lay(
 
 
 def draw_grid(kinds: Sequence[Kind], rng: random.Random) -> Image.Image:
-    """Draw things in rows of equal cells, in reading order."""
+    """Return an image of things in rows of equal cells, in reading order, each in the center of its cell."""
     columns, cell = rng.randint(2, MAX_COLUMNS), rng.randrange(CELL_PX[0], CELL_PX[1], 8)
     size, corners = _cells(len(kinds), columns, cell)
     image = make_backdrop(size, rng)
@@ -179,7 +184,7 @@ def draw_grid(kinds: Sequence[Kind], rng: random.Random) -> Image.Image:
 
 
 def _cells(count: int, most_columns: int, cell_px: int) -> tuple[Size, list[tuple[int, int]]]:
-    """Return the size of a picture of rows of equal cells, and the upper left corner of each, in reading order."""
+    """Return the size of an image with `count` equal cells, and the cells' upper left corners in reading order."""
     columns = min(count, most_columns)
     corners = [(number % columns * cell_px, number // columns * cell_px) for number in range(count)]
     return (columns * cell_px, -(-count // columns) * cell_px), corners
@@ -239,7 +244,7 @@ def _choose(draft: Draft, shown: Sequence[Kind], pool: Sequence[Kind], rng: rand
 
 
 def _other(name: str, pool: Sequence[Kind], language: str, rng: random.Random) -> str:
-    """Return another name; several kinds may share one in Chinese."""
+    """Return the name of a random kind that differs from `name`. In Chinese several kinds may have the same name."""
     others = {kind.full_name(language) for kind in rng.sample(pool, min(len(pool), 24))} - {name}
     return rng.choice(sorted(others))
 

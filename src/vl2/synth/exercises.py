@@ -1,6 +1,6 @@
-"""Exercises as textbooks of a first year at college set them: the question, its figure, worked steps, and the answer.
+"""Make exercises as in first-year college textbooks: a question, its figure, worked steps and the answer.
 
-Every answer is computed, as a whole number or an exact fraction, in English and in Chinese.
+Every answer is computed, as an integer or an exact fraction. The texts are in English or Chinese.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from vl2.synth import fonts
 
 INK = (30, 30, 40)
-# Pairs whose resistance side by side is a whole number.
+# Pairs of resistances whose parallel resistance is an integer.
 PARALLEL = ((3, 6), (4, 12), (6, 12), (10, 15), (10, 40), (12, 24), (15, 30), (20, 30), (20, 80), (30, 60))
 MASSES = {"H": 1, "C": 12, "N": 14, "O": 16, "Na": 23, "Mg": 24, "S": 32, "Ca": 40}
 COMPOUNDS: tuple[Mapping[str, int], ...] = (
@@ -28,14 +28,14 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 @dataclass(frozen=True, kw_only=True)
 class Exercise:
-    """What stands on the page, and how it is solved."""
+    """An exercise with its solution and wrong options."""
 
     question: str
     steps: tuple[str, ...]
     answer: str
-    wrong: tuple[str, ...]  # likely slips; some may equal the answer or each other
+    wrong: tuple[str, ...]  # results of likely mistakes; some may equal the answer or each other
     figure: Callable[[fonts.Face], Image.Image] | None = None
-    figure_text: str = ""  # the characters that its font must have
+    figure_text: str = ""  # the characters of the figure, which the font must cover
 
 
 def _number(value: Fraction | int) -> str:

@@ -1,6 +1,6 @@
-"""The fonts of this machine: where they are, and which can draw a text. PIL's own font is always there.
+"""Find the fonts of this machine and those that can draw a text. PIL's built-in font is always available.
 
-A font covers a character when it does not draw it as its mark for missing ones.
+A font covers a character if it draws it differently from the glyph for missing characters.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ Font = ImageFont.FreeTypeFont
 
 _SUFFIXES = {".ttf", ".otf", ".ttc"}
 _PROBE_PX = 16
-# The Chinese built in is simplified: faces for other places draw some characters and commas in another form. Symbol
-# fonts draw letters as pictures, and TeX's old ones keep other characters where Unicode has its own.
+# Families that are not used for text. The built-in Chinese texts are simplified, and faces for other regions draw some
+# characters and commas differently. Symbol fonts draw letters as pictures, and old TeX fonts have other characters at
+# Unicode's code points.
 _NOT_FOR_TEXT = re.compile(r"CJK (JP|KR|TC|HK)|Symbol|Dingbats|Emoji|Wingdings|Webdings|Math|STIX|^cm[a-z]+\d+")
 _MAX_FACES = 12
 _SAMPLE = "AQZagz019.,"
@@ -30,7 +31,7 @@ _SAMPLE = "AQZagz019.,"
 
 @dataclass(frozen=True, order=True)
 class Face:
-    """One face of a font file; path "" is PIL's own font."""
+    """One face of a font file. An empty path is PIL's built-in font."""
 
     path: str
     index: int
@@ -41,7 +42,7 @@ BUILT_IN = Face("", 0, "PIL built-in")
 
 
 def font_folders() -> list[Path]:
-    """Return the folders where this system keeps fonts, and the one of matplotlib if it is installed."""
+    """Return the existing font folders of this system, and that of matplotlib if it is installed."""
     home = Path.home()
     folders = [
         Path("/usr/share/fonts"),
@@ -59,7 +60,10 @@ def font_folders() -> list[Path]:
 
 @lru_cache(maxsize=8)
 def find_faces(folders: tuple[str, ...] | None = None) -> tuple[Face, ...]:
-    """Return the faces that draw Latin text, the built-in one first, then by name; one for each name."""
+    """Return the faces that can draw Latin text, one per name: the built-in one first, the others sorted by name.
+
+    None searches the folders of the system. Raise UserError if a given folder does not exist.
+    """
     paths = font_folders() if folders is None else [Path(folder) for folder in folders]
     missing = [path for path in paths if not path.is_dir()]
     if missing:
@@ -74,7 +78,7 @@ def find_faces(folders: tuple[str, ...] | None = None) -> tuple[Face, ...]:
 
 
 def _draws_letters(face: Face) -> bool:
-    """Tell whether letters look different: a font of last resort draws the same frame for all of them."""
+    """Return whether different letters look different. A last-resort font draws the same frame for all of them."""
     return len({_drawn(face, char) for char in _SAMPLE}) == len(_SAMPLE)
 
 
@@ -90,17 +94,17 @@ def _faces_of(file: Path) -> Iterable[Face]:
 
 @lru_cache(maxsize=256)
 def load(face: Face, size_px: int) -> Font:
-    """Open a face at a size."""
+    """Return the font of a face at a size in pixels."""
     if not face.path:
         font = ImageFont.load_default(size_px)
         assert isinstance(font, Font), "Pillow was built without FreeType"
         return font
-    # The basic layout engine: the complex one is not in every build of Pillow and would place text otherwise.
+    # Use the basic layout engine: not every build of Pillow has the complex one, which would place text differently.
     return ImageFont.truetype(face.path, size_px, index=face.index, layout_engine=ImageFont.Layout.BASIC)
 
 
 def covers(face: Face, text: str) -> bool:
-    """Tell whether a face has a glyph for every character of a text."""
+    """Return whether a face has a glyph for every character of a text, except spaces."""
     return all(char.isspace() or _has_glyph(face, char) for char in set(text))
 
 
@@ -116,12 +120,12 @@ def _drawn(face: Face, char: str) -> tuple[tuple[int, int], bytes]:
 
 
 def faces_for(text: str, folders: tuple[str, ...] | None = None) -> list[Face]:
-    """Return the faces that can draw all of a text, in a fixed order."""
+    """Return the faces that can draw all characters of a text, in the order of `find_faces`."""
     return [face for face in find_faces(folders) if covers(face, text)]
 
 
 def choose_face(rng: random.Random, text: str, folders: tuple[str, ...] | None = None) -> Face | None:
-    """Return a face that can draw a text, or None when no font of this machine can."""
+    """Return a random face that can draw a text, or None if no font can."""
     faces = faces_for(text, folders)
     return rng.choice(faces) if faces else None
 

@@ -1,4 +1,4 @@
-"""Filled-in forms: titles with values in lines or frames, and choices ticked in small squares."""
+"""Draw filled-in forms with values on lines or in frames and with ticked boxes, and ask about their fields."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ASK_ALL = {
 
 @dataclass(frozen=True, kw_only=True)
 class Filled:
-    """What is written into a form."""
+    """The content of a form: its heading, and the values and choices by the titles of their fields."""
 
     head: str
     values: dict[str, str]
@@ -60,7 +60,7 @@ class Filled:
 
 @dataclass
 class _Places:
-    """Boxes of what was written, by the title of the field."""
+    """Boxes of the values in the image, by the title of the field."""
 
     values: dict[str, BoxPx] = field(default_factory=dict)
 
@@ -157,7 +157,7 @@ def _tick(
     font: fonts.Font,
     inks: tuple[Color, Color],
 ) -> BoxPx:
-    """Draw the options with their squares and return the box of the chosen one's text."""
+    """Draw the options with their check boxes, tick the chosen one, and return the box of its text."""
     (x, y), side = at, line_height(font) * 7 // 10
     place: BoxPx = (0, 0, 0, 0)
     for option in options:
@@ -193,5 +193,5 @@ def _ask(draft: Draft, task: str, filled: Filled, boxes: dict[str, BoxPx], rng: 
 
 
 def _same(filled: Filled, boxes: dict[str, BoxPx], title: str) -> list[BoxPx]:
-    """Return the boxes of every field with that value: two names may be the same."""
+    """Return the boxes of all fields with the same value as `title`, because two names may be equal."""
     return [boxes[other] for other, value in filled.values.items() if value == filled.values[title]]

@@ -1,6 +1,7 @@
-"""Formulas drawn as images, to be written as LaTeX: a small grammar, typeset by matplotlib (extra `data`).
+"""Draw random formulas with matplotlib (extra `data`), and ask for their LaTeX code.
 
-Only what matplotlib's own typesetter understands is made, so a formula's picture and its text always agree.
+A small grammar makes the formulas. It uses only LaTeX that matplotlib's typesetter supports, so that image and code
+always agree.
 """
 
 from __future__ import annotations
@@ -96,7 +97,10 @@ def _atom(rng: random.Random) -> str:
 
 
 def draw_formula(latex: str, *, font: str, size_pt: int, ink: str, paper: str) -> Image.Image:
-    """Return the formula on paper, with a margin of half a line."""
+    """Return an image of a formula with a margin of half the font size.
+
+    `ink` and `paper` are colors such as "#1a1a5e". Raise UserError if matplotlib is not installed.
+    """
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,17 +1,17 @@
-"""English nouns in questions and answers: the article that they take, their plural."""
+"""Form the indefinite article and the plural of English nouns for questions and answers."""
 
 from __future__ import annotations
 
 import re
 
-# Where the first letter does not tell the sound: "an hourglass", "a unicorn".
+# Beginnings of words whose first letter does not agree with the sound: "an hourglass", "a unicorn".
 _AN = ("hour", "honest", "x-ray")
 _A = ("uni", "use", "usb", "uk", "ufo", "utensil", "one", "once", "eu", "ewe")
 _SINGULAR_IN_S = re.compile(r"(?:ss|us|is|lens|gas|rhinoceros)$", re.IGNORECASE)
-# Behind these stands what the thing is with or where it is, not what is counted.
+# The noun that is counted stands before these words; after them comes what it has or where it is.
 _BEHIND = re.compile(r" (?:of|with|without|at|on|in|over|behind|showing|tilted|fluttering) ")
 _SAME_IN_PLURAL = ("fish", "jellyfish", "blowfish", "sheep", "deer", "moose", "bison", "shrimp", "squid", "people")
-# Without an article and without a plural.
+# Mass nouns, which have neither an article nor a plural.
 _MASS = (
     "rice", "bread", "spaghetti", "bacon", "broccoli", "garlic", "sushi", "sake", "butter", "salt", "soap", "luggage",
     "yarn", "thread", "wood", "ice", "fog", "coral", "popcorn", "meat",
@@ -24,7 +24,7 @@ _IRREGULAR = {"man": "men", "woman": "women", "snowman": "snowmen", "mouse": "mi
 
 
 def article(noun: str) -> str:
-    """Return a noun with its indefinite article; a plural stays as it is."""
+    """Return a noun with its indefinite article. Plurals and mass nouns get none, and "flag of ..." gets "the"."""
     if noun.startswith("flag of "):
         return f"the {noun}"
     if is_plural(noun) or is_mass(noun):
@@ -35,18 +35,18 @@ def article(noun: str) -> str:
 
 
 def is_plural(noun: str) -> bool:
-    """Say whether an English noun phrase looks like a plural: "grapes" does, "pair of skis" does not."""
+    """Return whether an English noun phrase looks like a plural, as "grapes" does, but not "pair of skis"."""
     head = _BEHIND.split(noun)[0].rstrip("!?")
     return head.endswith("s") and not head.endswith("'s") and not _SINGULAR_IN_S.search(head)
 
 
 def is_mass(noun: str) -> bool:
-    """Say whether an English noun phrase names a stuff, which is not counted: "curry rice"."""
+    """Return whether an English noun phrase is a mass noun, such as "curry rice"."""
     return _BEHIND.split(noun)[0].split(" ")[-1] in _MASS
 
 
 def plural(noun: str) -> str:
-    """Return the plural of an English noun phrase; of "slice of bread", that of "slice"; of "nut and bolt", of both."""
+    """Return the plural of an English noun phrase, such as "slices of bread" and "nuts and bolts"."""
     if is_plural(noun):
         return noun
     behind = _BEHIND.search(noun)

@@ -1,4 +1,4 @@
-"""Papers, and pages to write on: every text that is written returns the box of its ink."""
+"""Draw paper backgrounds, and write text on pages. Writing returns the box of the ink; boxes are in pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def choose_paper(rng: random.Random) -> str:
 
 
 def make_paper(kind: str, size: Size, rng: random.Random) -> Image.Image:
-    """Draw a paper of that kind. Light, but for "dark"."""
+    """Draw a paper of one of the kinds in PAPERS. All kinds except "dark" are light."""
     base = (255, 255, 255) if kind == "white" else _dark(rng) if kind == "dark" else _light(rng)
     if kind in ("plain", "white", "dark"):
         return Image.new("RGB", size, base)
@@ -45,7 +45,7 @@ def make_paper(kind: str, size: Size, rng: random.Random) -> Image.Image:
 
 
 def ink_for(kind: str, rng: random.Random) -> Color:
-    """Return a color that can be read on that paper."""
+    """Return a random color that is legible on a paper of this kind."""
     if kind == "dark":
         return (rng.randint(200, 255), rng.randint(200, 255), rng.randint(160, 255))
     return rng.choice(((0, 0, 0), (25, 25, 35), (20, 30, 110), (110, 20, 20), (15, 75, 40), (60, 60, 60)))
@@ -72,20 +72,20 @@ def _ruled(size: Size, base: Color, rng: random.Random, *, both: bool) -> Image.
 
 
 def _fold(extent: int, rng: random.Random) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Return how bright the paper is along one axis with a crease somewhere in the middle."""
+    """Return the change of brightness along one axis of a paper that has a crease near the middle."""
     where = np.arange(extent, dtype=np.float32) - rng.uniform(0.35, 0.65) * extent
     crease = -22 * np.exp(-((where / 2.0) ** 2))
     level: np.ndarray[tuple[int], np.dtype[np.float32]] = crease + 7 * np.tanh(where / (0.08 * extent + 1))
     return level
 
 
-# These never begin a line of Chinese.
+# Characters that must not begin a line of Chinese text.
 _NOT_FIRST = "，。、；：？！）》」』”’%"
 
 
 @dataclass(frozen=True)
 class Page:
-    """An image that is written on. `write` changes it."""
+    """An image that text is written on. `write` changes the image in place."""
 
     image: Image.Image
 
@@ -94,10 +94,10 @@ class Page:
         return ImageDraw.Draw(self.image)
 
     def write(self, xy: tuple[float, float], text: str, font: Font, ink: Color, anchor: str = "la") -> BoxPx:
-        """Write one line and return the box of its ink, within the page."""
+        """Write one line at `xy`, and return the box of its ink, clipped to the page. `anchor` is PIL's text anchor."""
         x, y = round(xy[0]), round(xy[1])
         self.draw.text((x, y), text, ink, font, anchor)
-        # PIL's own text box spans the advance of the letters, which is wider than their ink.
+        # PIL's own text box includes the advance of the letters, which is wider than their ink.
         mask, (dx, dy) = font.getmask2(text, "L", anchor=anchor)
         x0, y0, x1, y1 = mask.getbbox() or (0, 0, *mask.size)
         width, height = self.image.size
@@ -105,7 +105,7 @@ class Page:
 
 
 def letter_boxes(font: Font, text: str, box: BoxPx) -> list[BoxPx]:
-    """Return for each character of a line its part of the line's box."""
+    """Return a box for each character of a line: the line's box, divided by the widths of the characters."""
     x0, y0, x1, y1 = box
     whole = font.getlength(text) or 1.0
     edges = [x0 + (x1 - x0) * min(1.0, font.getlength(text[:n]) / whole) for n in range(len(text) + 1)]
@@ -117,15 +117,16 @@ def text_width(font: Font, text: str) -> int:
 
 
 def line_height(font: Font) -> int:
-    """Return the distance from the highest to the lowest that the font reaches."""
+    """Return the height of a line of this font in pixels: ascent plus descent."""
     ascent, descent = font.getmetrics()
     return ascent + descent
 
 
 def wrap(text: str, font: Font, width: float, language: str) -> list[str]:
-    """Break a text into lines of at most that width; a longer word gets a line of its own.
+    """Break a text into lines of at most `width` pixels. A word that is wider gets a line of its own.
 
-    English breaks at blanks, Chinese anywhere but before a closing mark.
+    English text is broken at spaces. Chinese text is broken between any two characters, but not before a closing mark
+    or inside a Latin word or number.
     """
     pieces = _pieces_zh(text) if language == "zh" else text.split(" ")
     glue = "" if language == "zh" else " "
@@ -144,7 +145,7 @@ def wrap(text: str, font: Font, width: float, language: str) -> list[str]:
 def _pieces_zh(text: str) -> list[str]:
     pieces: list[str] = []
     for char in text:
-        # Latin words and numbers inside Chinese stay whole, and closing marks stay with what they close.
+        # Latin words and numbers inside Chinese are not broken, and closing marks stay with the text before them.
         stays = char in _NOT_FIRST or (char.isascii() and not char.isspace() and pieces[-1:] and _is_latin(pieces[-1]))
         if pieces and stays:
             pieces[-1] += char

@@ -1,6 +1,7 @@
-"""Plot to Python: a matplotlib script is written (or taken from a folder), run in the sandbox, and its picture kept.
+"""Make records of plots with their matplotlib code. Scripts are generated, or read from a folder.
 
-A script that fails, runs out of its limits or draws nothing is dropped. The picture is what the code really draws.
+Each script runs in the sandbox, and the record has the image that it draws. A script that fails, exceeds its limits or
+draws nothing is dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ASK = {
     ),
     "zh": ("请写出绘制这张图的Python代码。", "用matplotlib重现这张图。", "把这张图转换成Python代码。"),
 }
-# Appended to the script, not part of the answer: whatever figure is current is saved.
+# This code is appended to the script and saves its current figure. It is not part of the answer.
 _EPILOGUE = f"""
 import matplotlib.pyplot as _plt
 assert _plt.get_fignums(), "the script draws nothing"
@@ -49,7 +50,7 @@ class PlotCode(Source):
     category = "plot_to_code"
     tasks_known: ClassVar[tuple[str, ...]] = plot_scripts.KINDS
 
-    scripts: str | None = None  # a folder of .py files to run; None: scripts are made up
+    scripts: str | None = None  # folder of .py files to run; None generates random scripts
     limits: Limits = field(default_factory=Limits)
 
     def draft(self, rng: random.Random) -> Draft:
@@ -68,7 +69,10 @@ class PlotCode(Source):
 
 @lru_cache(maxsize=4)
 def read_scripts(folder: str) -> tuple[str, ...]:
-    """Return the Python files of a folder, by name."""
+    """Return the contents of the Python files in a folder and its subfolders, sorted by path.
+
+    Raise UserError if there are none.
+    """
     files = sorted(Path(folder).rglob("*.py"))
     if not files:
         raise UserError(f"{folder} holds no .py file")
@@ -76,7 +80,7 @@ def read_scripts(folder: str) -> tuple[str, ...]:
 
 
 def draw(code: str, limits: Limits) -> Image.Image:
-    """Run plotting code and return its picture. Dropped when there is none."""
+    """Run plotting code in the sandbox and return its image. Raise Dropped if it fails or the image is blank."""
     ran = run_script(
         code + _EPILOGUE, limits=limits, wanted=(PICTURE,), warm=("matplotlib.pyplot",), given=_font_list()
     )
@@ -95,7 +99,7 @@ def draw(code: str, limits: Limits) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _font_list() -> dict[str, bytes]:
-    """Return matplotlib's list of fonts: without it every run would search the system again, for seconds."""
+    """Return matplotlib's font cache by file name. Without it every run would search for fonts for seconds."""
     try:
         import matplotlib
         import matplotlib.font_manager  # makes the list if there is none

@@ -1,4 +1,4 @@
-"""Matplotlib scripts of many kinds, written from a random generator as a person would write them."""
+"""Generate random matplotlib scripts of many kinds, in the style in which a person would write them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KINDS = (
 
 
 def write_script(kind: str, rng: random.Random) -> str:
-    """Return a script that draws a plot of that kind."""
+    """Return a random script that draws a plot of one of the kinds in KINDS."""
     body = _BODIES[kind](rng)
     uses_numpy = "np." in body
     subplots = kind in ("two", "polar")

@@ -1,4 +1,7 @@
-"""The primer's bar charts with printed values and its small tables: read one or all, find the most, count."""
+"""Draw the primer's small bar charts and tables, and ask to read values, find extremes and count.
+
+`vl2.synth.primer_lines` explains what the primer is.
+"""
 
 from __future__ import annotations
 
@@ -53,13 +56,13 @@ READ_BARS = {
     "en": ("List all bars with their values.", "Write down every bar and its value."),
     "zh": ("列出所有柱子及其数值。", "写出每一项和它的数值。"),
 }
-GAP = 0.3  # of the room of a bar
+GAP = 0.3  # gap between bars, as a fraction of the room of a bar
 Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bars:
-    """What a chart shows."""
+    """The content of a bar chart."""
 
     title: str
     names: tuple[str, ...]
@@ -72,7 +75,7 @@ class Bars:
 
 @dataclass(frozen=True, kw_only=True)
 class PrimerBars(Source):
-    """Bar charts of three to five bars, upright or lying."""
+    """Bar charts of three to five vertical or horizontal bars."""
 
     name = "primer_bars"
     category = "table_chart"
@@ -103,14 +106,14 @@ class PrimerBars(Source):
                 break
             question, answer, seen = _ask_bars(bars, task, language, values, rng)
             shown = [draft.show(text, [picture.move(box) for box in places[text]]) for text in seen]
-            if task == "read":  # the title stands there too, for who learns where letters are
+            if task == "read":  # the title's letters are added too, for training on the positions of letters
                 draft.show(bars.title, [picture.move(box) for box in places[bars.title]])
             draft.ask(question, answer, shown)
         return draft
 
 
 def make_bars(rng: random.Random, language: str) -> Bars:
-    """Make up what a small chart shows."""
+    """Return the random content of a small bar chart."""
     pool = rng.choice((MONTHS[language], FRUIT[language], words.CITIES[language], YEARS, words.COMMON[language]))
     short = [name for name in pool if len(name) <= 9]
     names = rng.sample(short, rng.randint(3, 5))
@@ -126,7 +129,10 @@ def make_bars(rng: random.Random, language: str) -> Bars:
 def _ask_bars(
     bars: Bars, task: str, language: str, values: list[int], rng: random.Random
 ) -> tuple[str, str, list[str]]:
-    """Return a question, its answer, and the texts of the chart on which they rest."""
+    """Return a question, its answer, and the texts of the chart that support the answer.
+
+    For the task "value", the index of the bar is removed from the end of `values`.
+    """
     if task == "value":
         at = values.pop()
         return (
@@ -149,11 +155,11 @@ def _ask_bars(
     return rng.choice((HIGHEST if task == "highest" else LOWEST)[language]), bars.names[at], [bars.names[at]]
 
 
-Places = dict[str, list[BoxPx]]  # of each text in the chart, letter by letter
+Places = dict[str, list[BoxPx]]  # boxes of the letters of each text in the chart
 
 
 def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> tuple[Image.Image, Places]:
-    """Draw a chart of at most 336 x 168 px, and return where its texts stand."""
+    """Return an image of a chart, at most 336 x 168 px, and the boxes of its texts."""
     level = rng.randint(240, 255)
     size = (rng.randrange(240, 337, 8), rng.randrange(150, 169))
     image = Image.new("RGB", size, (level, level, level))
@@ -170,7 +176,7 @@ def draw_bars(bars: Bars, face: fonts.Face, rng: random.Random) -> tuple[Image.I
 def _write(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, font: fonts.Font, anchor: str, size: tuple[int, int]
 ) -> list[BoxPx]:
-    """Write a text and return the boxes of its letters, which stay in the picture."""
+    """Write a text, and return the boxes of its letters, clipped to the image."""
     draw.text(at, text, (20, 20, 20), font, anchor)
     x0, y0, x1, y1 = draw.textbbox(at, text, font, anchor)
     return letter_boxes(font, text, (max(0, x0), max(0, y0), min(size[0], x1), min(size[1], y1)))
@@ -224,7 +230,7 @@ def _rgb(code: str) -> Color:
     return (int(code[1:3], 16), int(code[3:5], 16), int(code[5:7], 16))
 
 
-LARGEST = (336, 168)  # px
+LARGEST = (336, 168)  # greatest width and height of a table in pixels
 HEADERS = {
     "en": ("Price", "Sold", "Age", "Score", "Total", "Size", "Code", "Day", "Room", "Year", "Tax", "Rank"),
     "zh": ("价格", "数量", "年龄", "得分", "合计", "大小", "编号", "日期", "房间", "年份"),
@@ -272,7 +278,7 @@ class PrimerTable(Source):
 
 
 def _ask_table(table: Table, task: str, language: str, rng: random.Random) -> Asked | None:
-    """Return a question of a kind; None if it has no single answer."""
+    """Return a question for a task, or None if it has no single right answer."""
     if task == "lookup":
         return ask_lookup(table, rng) or ask_number(table, rng, "max")
     if task == "rows":
@@ -286,7 +292,10 @@ def _ask_table(table: Table, task: str, language: str, rng: random.Random) -> As
 
 
 def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> tuple[Image.Image, Cells, fonts.Font]:
-    """Draw a table at a size at which it fits, as large as was wished for if it can be."""
+    """Draw a table at a random font size, or at a smaller one if needed to fit LARGEST.
+
+    Return the image, the boxes of the cells and the font. Raise Dropped if the table does not fit at any size.
+    """
     for size_px in range(rng.randint(15, 20), LEAST_PX - 1, -2):
         font = fonts.load(face, size_px)
         image, places = draw_table(table, font, style, rng)
@@ -296,7 +305,7 @@ def _draw(table: Table, face: fonts.Face, style: str, rng: random.Random) -> tup
 
 
 def make_table(rng: random.Random, language: str) -> Table:
-    """Make up a table of two to four rows."""
+    """Return a random table of two to four rows."""
     names = rng.choice((words.CITIES[language], FRUIT[language], MONTHS[language], words.COMMON[language]))
     picked = rng.sample([name for name in names if len(name) <= 9], rng.randint(2, 4))
     header = (rng.choice(KEYS[language]), *rng.sample(HEADERS[language], rng.randint(1, 3)))

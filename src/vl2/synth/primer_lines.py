@@ -1,8 +1,8 @@
-"""The primer's texts: one line, or a few short ones, in English and Chinese, at sizes that a small model can read.
+"""Draw the primer's texts: one or a few short lines in English or Chinese, at sizes that a small model can read.
 
-A primer is small pictures with several questions each, for a model that reads little. No picture is larger than two
-tiles of 168 px side by side, so that it costs one to three tiles, and its questions share that cost. The drawn tests of
-`vl2 eval` are made by the same sources.
+The primer is a set of sources for training a small model: small images with several questions each. No image is larger
+than two tiles of 168 px side by side, so that it costs one to three tiles, which its questions share. The synthetic
+tests of `vl2 eval` use the same sources.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vl2.synth.source import Dropped, Source
 from vl2.synth.text_image import READ, READ_LINES, READ_NTH
 from vl2.synth.words import read_characters
 
-PHRASE_ATTEMPTS = 40  # faces tried for a text
-LEAST_PX = 13  # smaller text is not drawn: at this size a letter is half a patch wide
+PHRASE_ATTEMPTS = 40  # number of random faces tried for a text
+LEAST_PX = 13  # least font size; at this size a letter is half a patch wide
 
 
 def choose_language(rng: random.Random, languages: tuple[str, ...], folders: tuple[str, ...] | None) -> str:
-    """Return one of the wanted languages that the fonts can draw."""
+    """Return a random one of the languages that the fonts can draw. Raise Dropped if there is none."""
     possible = [language for language in languages if language in fonts.languages(folders)]
     if not possible:
         raise Dropped("no font for the language")
@@ -35,7 +35,10 @@ def choose_language(rng: random.Random, languages: tuple[str, ...], folders: tup
 
 
 def choose_face(rng: random.Random, text: str, folders: tuple[str, ...] | None) -> fonts.Face:
-    """Return a face that covers a text. Faces are tried at random: to ask all would take longer than to draw."""
+    """Return a random face that covers a text. Raise Dropped if there is none.
+
+    Random faces are tried first, because testing all faces would take longer than drawing.
+    """
     faces = fonts.find_faces(folders)
     for _ in range(PHRASE_ATTEMPTS):
         face = rng.choice(faces)
@@ -48,7 +51,10 @@ def choose_face(rng: random.Random, text: str, folders: tuple[str, ...] | None) 
 
 
 def fit(face: fonts.Face, text: str, size_px: int, width_px: float) -> fonts.Font:
-    """Return the font at the wanted size, or as much smaller as the text needs to fit a width."""
+    """Return the font at the wanted size, or at a smaller size at which the text fits the width.
+
+    Raise Dropped if that size would be below LEAST_PX.
+    """
     length = fonts.load(face, size_px).getlength(text)
     if length > width_px:
         size_px = int(size_px * width_px / length)
@@ -76,7 +82,7 @@ def phrase(rng: random.Random, language: str, path: str | None, limit: int) -> s
 
 
 def token(rng: random.Random) -> str:
-    """Return something without words, as stands on labels and receipts: a price, a date, a code."""
+    """Return a random text without words, as on labels and receipts: a price, a date, a time, a number or a code."""
     kind = rng.randrange(6)
     if kind == 0:
         return f"${rng.randint(0, 199)}.{rng.randint(0, 99):02d}"
@@ -91,10 +97,10 @@ def token(rng: random.Random) -> str:
     return f"{rng.randint(0, 999)}.{rng.randint(0, 99):02d}{rng.choice(('', '%', ' kg', ' km', ' EUR'))}"
 
 
-TOKEN_SHARE = 0.15  # of texts without words
-LEAST_OFTEN = 4  # times that texts must have a character for it to be written at random
+TOKEN_SHARE = 0.15  # fraction of the texts that have no words
+LEAST_OFTEN = 4  # least number of times that a character must occur in the texts to be used in random texts
 TURNS = 3
-LINE_ATTEMPTS = 50  # to find a text that is long enough
+LINE_ATTEMPTS = 50  # attempts to find a text that is long enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +111,16 @@ class PrimerReading(Source):
     category = "ocr"
     tasks_known: ClassVar[tuple[str, ...]] = ("line", "lines")
 
-    texts_en: str | None = None  # a text file with one passage a line; None: the built-in ones
+    texts_en: str | None = None  # path of a text file with one passage per line; None uses the built-in passages
     texts_zh: str | None = None
-    font_folders: tuple[str, ...] | None = None  # None: where the system keeps them
+    font_folders: tuple[str, ...] | None = None  # None uses the folders of the system
     languages: tuple[str, ...] = ("en", "zh")
-    min_chars_en: int = 1  # of one line: more, for texts that are drawn small
+    min_chars_en: int = 1  # least length of the text in the task "line"; longer texts are drawn smaller
     max_chars_en: int = 24
     max_chars_zh: int = 10
-    line_widths: tuple[int, ...] = (150, 320, 320)  # px, of a picture of one line: one is chosen
+    line_widths: tuple[int, ...] = (150, 320, 320)  # px; the width of an image of one line is one of these at random
     max_distortions: int = 1
-    even_share: float = 0.0  # of Chinese texts: characters at random, rare ones as often as frequent ones
+    even_share: float = 0.0  # fraction of Chinese texts made of random characters, all equally likely
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -196,7 +202,7 @@ class PrimerReading(Source):
         size: tuple[int, int],
         margin: int,
     ) -> tuple[Draft, list[_Line]]:
-        """Return a draft with the picture, and where each line stands."""
+        """Return a draft with the image of the texts, and the boxes of each line."""
         kind = choose_paper(rng)
         page, ink = Page(make_paper(kind, size, rng)), ink_for(kind, rng)
         spare = size[1] - 2 * margin - line_height(font) * len(texts)
@@ -215,7 +221,7 @@ class PrimerReading(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class _Line:
-    """Where a line stands in the picture, whole and letter by letter."""
+    """The box of a line in the image, and the boxes of its letters."""
 
     box: BoxPx
     letters: list[BoxPx]

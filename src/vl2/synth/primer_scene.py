@@ -1,4 +1,4 @@
-"""Small scenes with several questions about each: what is there, how many, where."""
+"""Draw the primer's small scenes, and ask several questions about each: what is there, how many, where."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vl2.synth.scene import TASKS, Composed, absent_kind, ask_count, ask_place, 
 from vl2.synth.source import Source
 from vl2.synth.sprites import Kind, built_in_kinds, read_kinds, read_sprite_set, things
 
-OFTEN = ("ground", "count")  # asked about more, being harder to learn
-COUNTS_ABSENT = 0.3  # share of scenes in which something is counted that is not there
+OFTEN = ("ground", "count")  # tasks that are asked more often, because they are harder to learn
+COUNTS_ABSENT = 0.3  # fraction of scenes with a question for the number of things that are absent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,12 @@ class PrimerScene(Source):
         "ground", "count", "presence", "side", "negative", "detect", "caption", "attribute",
     )  # fmt: skip
 
-    art: str = ""  # the folder of a sprite set; "": the built-in shapes
+    art: str = ""  # folder of a sprite set; empty uses the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
     max_objects: int = 6
-    max_of_kind: int = 4  # 1: a question can only be answered by telling things apart
+    max_of_kind: int = 4  # with 1, questions can be answered only by distinguishing the kinds
     turns: int = 4
-    of_every_kind: bool = False  # in place of `turns`: what is there, how many of every kind, and where
+    of_every_kind: bool = False  # ignore `turns` and `tasks`, and ask about every kind as `about_every_kind` does
 
     def kinds(self) -> tuple[Kind, ...]:
         return read_kinds(self.art) if self.art else built_in_kinds()
@@ -47,7 +47,7 @@ class PrimerScene(Source):
         category, asked = None, set[str]()
         for turn in self._asked(composed, pool, language, rng):
             question = turn.messages[0].parts[-1].text
-            if question not in asked:  # nothing is asked twice
+            if question not in asked:  # skip a question that was asked before
                 asked.add(question or "")
                 category = category or turn.category
                 _append(draft, turn)
@@ -55,7 +55,7 @@ class PrimerScene(Source):
         return draft
 
     def _asked(self, composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Iterator[Draft]:
-        """Yield questions with their answers, each on a draft of its own."""
+        """Yield questions with their answers, each in a separate draft."""
         if self.of_every_kind:
             yield from about_every_kind(composed, pool, language, rng)
             return
@@ -70,7 +70,7 @@ class PrimerScene(Source):
         return tuple(task for task in OFTEN if task in wanted) or wanted
 
     def compose(self, rng: random.Random) -> Composed:
-        """Make a scene of one to four kinds."""
+        """Draw a scene of one to four kinds of things."""
         pool = things(self.kinds())
         large = rng.random() < 1 / 6
         size = (rng.randrange(200, 337, 8), rng.randrange(120, 337, 8)) if large else (rng.randrange(120, 169, 8),) * 2
@@ -84,9 +84,10 @@ class PrimerScene(Source):
 
 
 def about_every_kind(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Iterator[Draft]:
-    """Ask whether things are there, how many of every kind, and where: in this order none gives the next away.
+    """Yield questions about the presence, the number and the location of every kind, each in a separate draft.
 
-    It begins with any of the three: what never comes first is not learned as a question of its own.
+    In this order no answer gives away a later one. The sequence begins at random with any of the three types, because a
+    type of question that never comes first is not learned on its own.
     """
     present = composed.kinds()
     missing = [kind for _ in range(2) if (kind := absent_kind(composed, pool, language, rng)) is not None]
@@ -97,7 +98,7 @@ def about_every_kind(composed: Composed, pool: Sequence[Kind], language: str, rn
             ask_presence(turn, composed, kind.full_name(language), rng)
             yield turn
     if begins_with != "place":
-        # Seldom of something that is not there: its count is easy to tell, and a model soon says it of everything.
+        # Absent things are rarely counted: "0" is an easy answer, and a model would soon give it for everything.
         counted = present + missing[: rng.random() < COUNTS_ABSENT]
         for kind in rng.sample(counted, len(counted)):
             turn = Draft(language=language)
@@ -110,7 +111,7 @@ def about_every_kind(composed: Composed, pool: Sequence[Kind], language: str, rn
 
 
 def _append(draft: Draft, turn: Draft) -> None:
-    """Add the only turn of another draft, its boxes behind those that are there."""
+    """Add the only turn of another draft to `draft`. Its objects are appended, and their indices are shifted."""
     offset = len(draft.objects)
     draft.objects += turn.objects
     (question, answer) = (message.parts[-1].text or "" for message in turn.messages)

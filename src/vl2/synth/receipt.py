@@ -1,6 +1,6 @@
-"""Shop receipts: items, totals that add up to the cent, and questions about the fields and where they are.
+"""Draw shop receipts with exact totals, and ask about their fields, items, locations or the whole text.
 
-Money is counted in whole cents.
+Amounts of money are whole cents.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 FIELDS = ("shop", "date", "total", "tax", "change")
-# What is asked for is the value, not its title.
+# Labels for questions about locations. They name the values, because the boxes are those of the values, not titles.
 LABELS = {
     "en": {"shop": "shop name", "date": "date of purchase", "total": "total amount", "tax": "tax amount",
            "change": "amount of change"},
@@ -78,7 +78,7 @@ class ReceiptItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Purchase:
-    """What a receipt says."""
+    """The content of a receipt."""
 
     shop: str
     date: str
@@ -125,7 +125,7 @@ def make_purchase(rng: random.Random, language: str) -> Purchase:
 
 
 def field_values(purchase: Purchase) -> dict[str, str]:
-    """Return what is printed for each field that can be asked for."""
+    """Return the printed text of each field in FIELDS."""
     return {
         "shop": purchase.shop,
         "date": purchase.date,
@@ -144,7 +144,7 @@ def as_json(purchase: Purchase) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Printed:
-    """A row of a receipt: what stands left and right, centered when there is no right."""
+    """A row of a receipt with a left and a right text. If the right text is empty, the left one is centered."""
 
     left: str
     right: str = ""
@@ -206,7 +206,7 @@ class Receipt(Source):
 
 
 def _print(rows: list[Printed], font: fonts.Font, rng: random.Random) -> tuple[Page, dict[str, BoxPx]]:
-    """Print the rows and return the page with the boxes of the values of fields."""
+    """Draw the rows of a receipt, and return the page with the boxes of the fields' values."""
     margin, step = rng.randint(12, 28), round(line_height(font) * rng.uniform(1.15, 1.5))
     inner = max(text_width(font, row.left) + text_width(font, row.right) + 28 for row in rows)
     width, height = inner + 2 * margin, step * (len(rows) + 2) + 2 * margin

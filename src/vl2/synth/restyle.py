@@ -1,7 +1,7 @@
-"""A sprite as another hand would draw it: in few flat colors, with dark lines, a little leaning, other shades.
+"""Redraw a sprite in another style: few flat colors, dark outlines, changed shades, a slight rotation.
 
-What a picture shows is told by its shapes and roughly by its colors; how it is drawn is its set's own. With three sets
-to learn from, a model takes the manner for the thing.
+The shapes and the approximate colors identify what a sprite shows, whereas the drawing style belongs to its sprite set.
+A model that is trained on only three sets confuses style and content; restyling adds more styles.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 WHITE = (255, 255, 255)
-MOST_HUE = 8  # of 256, either way: a red heart stays red
-NOTHING = 255  # the label of what is transparent
+MOST_HUE = 8  # greatest change of hue in either direction, of 256; a red heart stays red
+NOTHING = 255  # label of transparent pixels
 
 
 def restyle(sprite: Image.Image, rng: random.Random) -> Image.Image:
-    """Return an RGBA picture of the same thing, of about the same size."""
+    """Return an RGBA image of the same thing in another style, at about the same size."""
     alpha = sprite.getchannel("A")
     colors = Image.new("RGB", sprite.size, WHITE)
     colors.paste(sprite, mask=alpha)
     if rng.random() < 0.8:
         colors = _in_other_shades(colors, rng)
     if rng.random() < 0.7:
-        # Shades that run into one another would become stripes.
+        # The median filter comes first, because quantization would turn color gradients into stripes.
         flat = colors.filter(ImageFilter.MedianFilter(5)).quantize(rng.randint(3, 9), dither=Image.Dither.NONE)
         colors = flat.convert("RGB")
         if rng.random() < 0.75:
@@ -51,7 +51,10 @@ def _in_other_shades(colors: Image.Image, rng: random.Random) -> Image.Image:
 def _with_lines(
     colors: Image.Image, alpha: Image.Image, labels: np.ndarray, rng: random.Random
 ) -> tuple[Image.Image, Image.Image]:
-    """Draw a dark line where one color meets another, and around the whole; now and then lines on white alone."""
+    """Draw dark lines between the colors and around the sprite. In 15 % of cases the colors are replaced by white.
+
+    `labels` [height, width] has the index of each pixel's color, or NOTHING. Return the colors and the alpha channel.
+    """
     meets = np.zeros(labels.shape, dtype=bool)
     meets[:-1] |= labels[:-1] != labels[1:]
     meets[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -69,7 +72,7 @@ def _with_lines(
 
 
 def _leaning(drawn: Image.Image, rng: random.Random) -> Image.Image:
-    """Turn a picture by up to 12 degrees and stretch it by up to a sixth."""
+    """Rotate an image by up to 12 degrees, and shrink each side by up to 14 %."""
     turned = drawn.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR, expand=True)
     box = turned.getchannel("A").getbbox()
     turned = turned.crop(box) if box is not None else turned

@@ -1,9 +1,11 @@
-"""Run a Python script that nobody has read: its own process group, limits, an empty folder, no network.
+"""Run an untrusted Python script in its own process group, with resource limits, an empty folder and no network.
 
-The limits are the kernel's (CPU seconds, address space, file size, open files); a wall clock outside kills the whole
-process group. Inside, an audit hook, which Python code cannot remove, forbids connections, child processes, native
-calls and writing outside the folder. It stops accidents and ordinary misdeeds; a determined attacker needs a container
-or a virtual machine around the whole run.
+The kernel limits CPU time, address space, file size and open files, and this process kills the process group when the
+wall-clock limit is over. Inside, an audit hook, which Python code cannot remove, forbids connections, child processes,
+native calls and writing outside the folder.
+
+This stops accidents and simple attacks. Against a determined attacker, put the whole run in a container or a virtual
+machine.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from vl2.errors import UserError
 MIB = 1 << 20
 MAX_OUTPUT_CHARS = 2000
 
-# Runs before the script, inside its process. The limits are set hard, so that the script cannot raise them again.
+# This code runs before the script, in its process. It sets hard limits, so that the script cannot raise them again.
 _PROLOGUE = """
 import json, os, resource, sys
 limits, warm = json.loads(sys.argv[1]), json.loads(sys.argv[2])
@@ -83,7 +85,7 @@ exec(code, {"__name__": "__main__", "__file__": "script.py"})
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a script may use."""
+    """Resource limits of a script. Raise UserError unless all are positive."""
 
     cpu_s: int = 10
     wall_s: float = 20.0
@@ -98,11 +100,11 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """How a script ended."""
+    """The result of a script."""
 
     outcome: str  # "ok", "error", "killed" (by a limit of the kernel) or "timeout"
-    output: str  # the end of what it printed
-    files: dict[str, bytes] = field(default_factory=dict)  # those asked for that it left, by name
+    output: str  # the last MAX_OUTPUT_CHARS characters that it printed
+    files: dict[str, bytes] = field(default_factory=dict)  # contents of the wanted files that it wrote, by name
 
 
 def run_script(
@@ -113,10 +115,10 @@ def run_script(
     warm: Sequence[str] = (),
     given: Mapping[str, bytes] | None = None,
 ) -> Ran:
-    """Run a script in an empty folder and return what it printed and the wanted files it left.
+    """Run a script in an empty folder, and return its output and the `wanted` files that it wrote.
 
-    `warm` names modules to import before the script is fenced in, `given` files to lay into the folder. Needs a system
-    with `resource` (Linux, macOS; macOS does not hold the limit of memory).
+    `warm` names modules to import before the restrictions begin, and `given` has files to put into the folder. Raise
+    UserError on systems other than Linux and macOS. macOS does not enforce the memory limit.
     """
     if os.name != "posix":
         raise UserError("scripts run only where processes can be limited: Linux or macOS")
@@ -131,7 +133,7 @@ def run_script(
 
 
 def _collect(home: Path, wanted: Sequence[str], limits: Limits) -> dict[str, bytes]:
-    # A link could lead to a file outside, and a device or a pipe would never end.
+    # Only regular files are read: a link could lead to a file outside, and a device or a pipe might never end.
     regular = [name for name in wanted if (home / name).is_file() and not (home / name).is_symlink()]
     return {name: (home / name).read_bytes() for name in regular if (home / name).stat().st_size <= limits.file_bytes}
 
@@ -157,14 +159,14 @@ def _run(home: Path, limits: Limits, warm: Sequence[str]) -> tuple[str, str]:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """End whatever is left of the group: also the children of a script that has ended."""
+    """Kill all processes of the group, including children of a script that has already ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Return a bare environment: nothing of ours leaks, libraries run one thread, proxies lead nowhere."""
+    """Return the environment of the script: no variables of ours, single-threaded libraries, proxies that fail."""
     nowhere = dict.fromkeys(
         ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"
     )

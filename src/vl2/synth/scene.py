@@ -1,4 +1,4 @@
-"""Scenes of sprites laid out without overlap: every box, count and relation is known exactly."""
+"""Draw scenes of sprites that do not overlap, and ask questions whose boxes, counts and relations are known exactly."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from vl2.synth.scene_words import (
 from vl2.synth.source import Source
 from vl2.synth.sprites import Kind, built_in_kinds, draw_sprite, read_kinds, read_sprite_set, things
 
-GAP_PX = 3  # between the boxes of two sprites
-ATTEMPTS = 60  # places tried for a sprite before it is left out
+GAP_PX = 3  # least distance between the boxes of two sprites
+ATTEMPTS = 60  # random positions tried for a sprite before it is left out
 BACKDROPS = ("plain", "gradient", "noise", "ground")
 
 
@@ -47,19 +47,19 @@ class Placed:
 
 @dataclass(frozen=True, kw_only=True)
 class Composed:
-    """A scene: the picture, the same picture before anything was laid on it, and what lies where."""
+    """A scene: its image, the background without sprites, and the sprites with their boxes."""
 
     image: Image.Image
     backdrop: Image.Image
     placed: tuple[Placed, ...]
 
     def boxes(self, language: str, label: str) -> list[BoxPx]:
-        """Return the boxes of every thing that a name stands for, with or without its color; left to right."""
+        """Return the sorted boxes of all things with this name, which may include the color; leftmost first."""
         found = [p.box for p in self.placed if label in (p.kind.name(language), p.kind.full_name(language))]
         return sorted(found)
 
     def kinds(self) -> list[Kind]:
-        """Return the different kinds, the most frequent first."""
+        """Return the different kinds in the scene, the most frequent first."""
         seen = [p.kind for p in self.placed]
         return sorted(set(seen), key=lambda kind: (-seen.count(kind), kind.full_name("en")))
 
@@ -68,7 +68,7 @@ class Composed:
 
 
 def make_backdrop(size: Size, rng: random.Random) -> Image.Image:
-    """Draw a pale background, on which every color of the shapes can be seen."""
+    """Draw a pale background on which every color of the shapes is visible."""
     base = np.array([rng.randint(222, 255) for _ in range(3)], dtype=np.float32)
     width, height = size
     style, level = rng.choice(BACKDROPS), np.zeros((height, width), dtype=np.float32)
@@ -82,7 +82,7 @@ def make_backdrop(size: Size, rng: random.Random) -> Image.Image:
 
 
 def compose(kinds: Sequence[Kind], size: Size, rng: random.Random) -> Composed:
-    """Lay one sprite for each of `kinds` at random places; one that finds no room is left out."""
+    """Place one sprite per entry of `kinds` at a random position. A sprite that finds no free position is left out."""
     backdrop = make_backdrop(size, rng)
     image, placed = backdrop.copy(), list[Placed]()
     short = min(size)
@@ -118,7 +118,7 @@ class Scene(Source):
         "name", "caption", "count", "presence", "side", "ground", "negative", "detect", "grounded_caption",
     )  # fmt: skip
 
-    art: str = ""  # the folder of a sprite set; "": the built-in shapes
+    art: str = ""  # folder of a sprite set; empty uses the built-in shapes
     languages: tuple[str, ...] = ("en", "zh")
     max_objects: int = 9
 
@@ -129,7 +129,7 @@ class Scene(Source):
         return read_sprite_set(self.art).licence if self.art else super().own_licence()
 
     def compose(self, rng: random.Random, *, alone: bool = False) -> Composed:
-        """Make a scene of some kinds; `alone`: of one thing, large."""
+        """Make a scene of two to four kinds of things; with `alone`, a portrait of a single thing."""
         size = (rng.randrange(224, 640, 8), rng.randrange(224, 480, 8))
         if alone:
             return self.portrait(rng)
@@ -140,7 +140,7 @@ class Scene(Source):
         return compose(wanted, size, rng)
 
     def portrait(self, rng: random.Random, kind: Kind | None = None) -> Composed:
-        """Make a picture of one thing, large; any one if `kind` is not given."""
+        """Make a picture of one large thing, of a random kind if `kind` is None."""
         side = rng.randrange(160, 400, 8)
         backdrop = make_backdrop((side, side), rng)
         kind = kind or rng.choice(self.kinds())
@@ -164,13 +164,16 @@ Task = Callable[[Draft, Composed, Sequence[Kind], random.Random], None]
 
 
 def _any_label(composed: Composed, language: str, rng: random.Random) -> str:
-    """Return a name of something in the scene, with or without its color."""
+    """Return the name of a random kind in the scene, with or without its color."""
     kind = rng.choice(composed.kinds())
     return rng.choice((kind.name(language), kind.full_name(language)))
 
 
 def absent_kind(composed: Composed, pool: Sequence[Kind], language: str, rng: random.Random) -> Kind | None:
-    """Return a kind that is not in the scene; as likely one that differs from what is there in its color only."""
+    """Return a kind that is not in the scene, or None if the scene has all of them.
+
+    If possible, half of the time it is a hard negative, which differs from a thing in the scene only by its color.
+    """
     missing = [kind for kind in pool if not composed.boxes(language, kind.full_name(language))]
     near = [kind for kind in missing if composed.boxes(language, kind.name(language))]
     if near and rng.random() < 0.5:
@@ -189,7 +192,7 @@ def _caption(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random
 
 
 def caption(composed: Composed, language: str, rng: random.Random) -> str:
-    """Say what is in a scene and how often, and how two single things lie to each other."""
+    """Return a caption: the kinds in the scene with their counts and, if possible, how two single things are placed."""
     listed = join([amount(kind, composed.count(kind), language) for kind in composed.kinds()], language)
     text = rng.choice(CAPTION[language]).format(things=listed)
     pair = _pair(composed, rng)
@@ -203,7 +206,10 @@ def caption(composed: Composed, language: str, rng: random.Random) -> str:
 
 
 def _pair(composed: Composed, rng: random.Random) -> tuple[Kind, Kind, str] | None:
-    """Return two kinds that occur once each and how the first lies to the second, if that is plain to see."""
+    """Return two kinds that occur once each, and the side of the second on which the first is ("left", "above", ...).
+
+    Return None if there are no two such kinds, or if their boxes overlap in both directions.
+    """
     single = [p for p in composed.placed if composed.count(p.kind) == 1]
     if len(single) < 2:
         return None
@@ -224,7 +230,7 @@ def _count(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.R
 
 
 def ask_count(draft: Draft, composed: Composed, label: str, measure_zh: str, rng: random.Random) -> None:
-    """Ask how many things of a name there are."""
+    """Add a question about the number of things with a name."""
     lang = draft.language
     draft.category = "vqa"
     noun = label if lang == "zh" else plural(label)
@@ -239,7 +245,7 @@ def _presence(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: rando
 
 
 def ask_presence(draft: Draft, composed: Composed, label: str, rng: random.Random) -> None:
-    """Ask whether anything of a name is there."""
+    """Add a yes-or-no question about the presence of things with a name."""
     lang = draft.language
     draft.category = "vqa"
     is_there = bool(composed.boxes(lang, label))
@@ -249,12 +255,18 @@ def ask_presence(draft: Draft, composed: Composed, label: str, rng: random.Rando
 
 
 def _shown(draft: Draft, composed: Composed, label: str, said: str = "") -> list[int]:
-    """Return as evidence the things of a name, which the question has as `said`; none may be there."""
+    """Add the things with a name as an object, and return its index as evidence. There may be no such things.
+
+    `said` is the name as the question spells it; if it is empty, it is `label`.
+    """
     return [draft.show(said or label, composed.boxes(draft.language, label))]
 
 
 def _attribute(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
-    """Ask for the color of what has a name, or for the name of what has a color, where one thing alone fits."""
+    """Ask for the color of a kind by its name, or for its name by its color, if only one kind in the scene fits.
+
+    If no kind fits, ask for a count instead.
+    """
     lang, kinds = draft.language, composed.kinds()
     of_name = [kind for kind in kinds if kind.color and sum(kind.en == other.en for other in kinds) == 1]
     of_color = [kind for kind in kinds if kind.color and sum(kind.color == other.color for other in kinds) == 1]
@@ -286,7 +298,7 @@ def _ground(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.
 
 
 def ask_place(draft: Draft, composed: Composed, label: str, rng: random.Random) -> None:
-    """Ask where the things of a name are."""
+    """Add a question about the location of all things with a name, with their boxes as the answer."""
     draft.category = "grounding"
     boxes = draft.box(label, composed.boxes(draft.language, label))
     draft.ask(locate_phrases.locate(rng, draft.language, label), boxes)
@@ -310,7 +322,7 @@ def _detect(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.
 
 
 def _grounded_caption(draft: Draft, composed: Composed, pool: Sequence[Kind], rng: random.Random) -> None:
-    """Describe the scene with a box for every thing, and go on with a second question now and then."""
+    """Ask for a caption with a box for every thing, and in 40 % of cases add a question about a count."""
     lang = draft.language
     draft.category = "grounded_conversation"
     listed = []

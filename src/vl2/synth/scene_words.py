@@ -1,4 +1,4 @@
-"""How scenes are spoken about, in English and Chinese: questions, captions, amounts."""
+"""Phrases about scenes in English and Chinese: questions, captions and amounts."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ SIDES = {
 
 
 def amount(kind: Kind, count: int, language: str) -> str:
-    """Return "a red car", "two red cars", "两辆红色的汽车"."""
+    """Return an amount in words, such as "a red car", "two red cars" or "两辆红色的汽车"."""
     name = kind.full_name(language)
     if language == "zh":
         return f"{NUMBERS_ZH[count]}{kind.measure_zh}{name}"
@@ -87,13 +87,13 @@ def amount(kind: Kind, count: int, language: str) -> str:
 
 
 def join(items: Sequence[str], language: str) -> str:
-    """Return a list as a phrase."""
+    """Join items to a phrase, such as "a car, a tree and a house"."""
     glue, last = ("、", "和") if language == "zh" else (", ", " and ")
     return glue.join(items[:-1]) + last + items[-1] if len(items) > 1 else items[0]
 
 
 def named(answer: str, name: str) -> str:
-    """Fill a name into an answer such as "This is {a_name}."; an English plural takes "These are"."""
+    """Insert a name into an answer such as "This is {a_name}.". English plurals change it to "These are"."""
     if "{a_name}" in answer and is_plural(name):
         for one, many in (("This is", "These are"), ("It is", "They are"), ("it is", "they are")):
             answer = answer.replace(one, many)

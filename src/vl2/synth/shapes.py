@@ -1,6 +1,6 @@
-"""Vector shapes with names in English and Chinese: pictures that need no files.
+"""Built-in vector shapes with names in English and Chinese, which can be drawn without any files.
 
-A shape is drawn in a unit square, y downwards.
+A shape is drawn in a unit square, with y downwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 Color = tuple[int, int, int]
 Point = tuple[float, float]
 
-OVERSAMPLE = 4  # drawn so much larger, then shrunk: smooth edges
+OVERSAMPLE = 4  # shapes are drawn this many times larger and then reduced, which smooths their edges
 COLORS: dict[str, tuple[str, Color]] = {
     "red": ("红色", (214, 40, 40)),
     "blue": ("蓝色", (38, 84, 200)),
@@ -31,7 +31,7 @@ COLORS: dict[str, tuple[str, Color]] = {
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws in the unit square of an oversampled image."""
+    """Draws on an oversampled image. Coordinates are those of the unit square; the default color is `main`."""
 
     draw: ImageDraw.ImageDraw
     side: int
@@ -50,7 +50,7 @@ class Pen:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A shape, its names, and the measure word that Chinese counts it with."""
+    """A shape with its names and its Chinese measure word."""
 
     en: str
     zh: str
@@ -77,7 +77,7 @@ def _heart(pen: Pen) -> None:
 
 def _moon(pen: Pen) -> None:
     outer = [(0.5 + 0.48 * math.cos(a), 0.5 + 0.48 * math.sin(a)) for a in _angles(50, 310)]
-    # The inner arc ends where the outer one does.
+    # The inner arc has the same end points as the outer one.
     inner = [(0.78 + 0.37 * math.cos(a), 0.5 + 0.37 * math.sin(a)) for a in _angles(270, 90)]
     pen.polygon(outer + inner)
 
@@ -181,7 +181,7 @@ SHAPES = (
 
 
 def draw_shape(shape: Shape, color: Color, side_px: int) -> Image.Image:
-    """Draw a shape on a transparent square."""
+    """Return an RGBA image of a shape in a transparent square of `side_px` pixels."""
     side = side_px * OVERSAMPLE
     large = Image.new("RGBA", (side, side), (*color, 0))
     dark = (color[0] * 6 // 10, color[1] * 6 // 10, color[2] * 6 // 10)

@@ -1,7 +1,7 @@
-"""What every synthetic source is: a function of (index, seed) to a record, run in as many processes as there are.
+"""Base class of synthetic data sources, and `generate`, which runs a source in one or several processes.
 
-The order and the bytes of the records depend on the source, its settings and the seed alone, never on the number of
-processes. (Drawn text also depends on the fonts of the machine.)
+A source is a function from (index, seed) to a record. The order and the bytes of the records depend only on the source,
+its settings and the seed, not on the number of processes. (Drawn text also depends on the fonts of the machine.)
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from vl2.errors import UserError
 from vl2.progress import LINE_EVERY_S, ProgressDisplay
 from vl2.synth.draft import Draft
 
-RAY_CHUNKS = 256  # handed to a cluster at once
-CHUNK = 8  # records a process makes between two messages: enough to hide their cost
-Outcome = Record | str  # a record, or why it was dropped
-LANGUAGES = ("en", "zh")  # that questions are asked in
-FORMS = ("mixed", "worked", "concise")  # of what is worked out: with its steps, the answer alone, or either
-# The least value of a setting, in every source that has it: with less there would be nothing to draw or to ask.
+RAY_CHUNKS = 256  # number of chunks that are submitted to a Ray cluster at once
+CHUNK = 8  # number of records per task of a process, enough to make the cost of messages negligible
+Outcome = Record | str  # a record, or the reason why it was dropped
+LANGUAGES = ("en", "zh")  # languages of the questions
+FORMS = ("mixed", "worked", "concise")  # form of solutions: either, with the steps, or the answer only
+# The minimum of each setting, for every source that has it. Below it there would be nothing to draw or to ask.
 LEAST = {
     "max_chars_en": 2, "max_chars_zh": 2, "max_columns": 2, "max_distortions": 0, "max_objects": 1, "max_of_kind": 1,
     "max_pictures": 2, "max_num_seqs": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64, "turns": 1,
 }  # fmt: skip
-# As in the catalog of public sets: texts and tables that were given have terms that only their giver knows.
+# The licence of records made from the user's own texts or tables, whose terms only the user knows. The catalog of
+# public data sets uses the same word.
 UNKNOWN_LICENCE = "check"
 
 
 class Dropped(Exception):
-    """A record that cannot be made, such as a plot whose code fails. `generate` counts it and goes on."""
+    """Raised for a record that cannot be made, such as a plot whose code fails. `generate` counts it and continues."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source(abc.ABC):
-    """A source of drawn records. Subclasses add their settings and `draft`."""
+    """A source of synthetic records. Subclasses add their settings as fields, and implement `draft`."""
 
     name: ClassVar[str]
     category: ClassVar[str]
     tasks_known: ClassVar[tuple[str, ...]]
 
-    licence: str = ""  # of the records, where a text or table given asks for one; "": see own_licence
-    tasks: tuple[str, ...] = ()  # which kinds of questions; all when empty
+    licence: str = ""  # licence of the records, for example that of given texts; empty uses `own_licence`
+    tasks: tuple[str, ...] = ()  # kinds of questions to ask; empty means all
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -60,10 +61,10 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def draft(self, rng: random.Random) -> Draft:
-        """Draw one example from the generator alone. Raises Dropped when it cannot be made."""
+        """Make one example, using `rng` as the only source of randomness. Raise Dropped if it cannot be made."""
 
     def make(self, index: int, seed: int) -> Record:
-        """Return record `index`: the same for the same settings, index and seed."""
+        """Return record `index`. The same settings, index and seed give the same record."""
         return self.finish(self.draft(rng_for(seed, self.name, index)), index, seed)
 
     def finish(self, draft: Draft, index: int, seed: int) -> Record:
@@ -71,7 +72,7 @@ class Source(abc.ABC):
         return draft.record(id=record_id, source=self.name, category=self.category, licence=licence)
 
     def own_licence(self) -> str:
-        """Return the licence of records: CC0 where all that is shown is made up here, else that of what was given."""
+        """Return the licence of the records: CC0 if all content is generated, otherwise that of the given data."""
         return "CC0-1.0"
 
     def pick_task(self, rng: random.Random) -> str:
@@ -79,7 +80,7 @@ class Source(abc.ABC):
 
 
 def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Check the settings that several sources have, before anything is drawn."""
+    """Raise UserError if a setting that several sources share has an invalid value."""
     languages = settings.get("languages", LANGUAGES)
     if not languages or not set(languages) <= set(LANGUAGES):
         given = ", ".join(languages) or "none"
@@ -93,10 +94,10 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
 
 @dataclass
 class GenerationTally:
-    """What `generate` did so far: filled while it runs."""
+    """Counts of records made and dropped, which `generate` updates while it runs."""
 
     made: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)  # reason -> how many
+    dropped: dict[str, int] = field(default_factory=dict)  # number of dropped records by reason
 
     def count(self, outcome: Outcome) -> None:
         if isinstance(outcome, str):
@@ -106,7 +107,7 @@ class GenerationTally:
 
 
 def rng_for(seed: int, name: str, index: int) -> random.Random:
-    """Return the generator of one record. Python seeds from a text by SHA-512: equal on every machine."""
+    """Return the random generator of one record. Python hashes a text seed by SHA-512, so machines agree."""
     return random.Random(f"{seed}/{name}/{index}")
 
 
@@ -123,8 +124,9 @@ def generate(
 ) -> Iterator[Record]:
     """Yield the records `start` to `start + count - 1` in order, without the dropped ones.
 
-    `start` resumes an interrupted run. `progress` shows a bar on standard error. With on="ray" a cluster draws, and
-    the records are the same as far as its machines have the same fonts and files.
+    `start` resumes an interrupted run. `progress` shows a bar on standard error. With on="ray" a Ray cluster makes the
+    records, which are the same if its machines have the same fonts and files. Raise UserError if `count` is negative or
+    `processes` is below 1, or if a process ends abruptly.
     """
     if count < 0 or processes < 1:
         raise UserError(f"count must be at least 0 and processes at least 1, got {count} and {processes}")
@@ -149,7 +151,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _MakeChunk:
-    """What travels to a cluster."""
+    """The function that is sent to a Ray cluster; it makes the records of one chunk of indices."""
 
     source: Source
     seed: int
@@ -176,8 +178,8 @@ def _here(source: Source, seed: int, chunks: list[range]) -> Iterator[Outcome]:
 
 
 def _in_processes(source: Source, seed: int, chunks: list[range], processes: int) -> Iterator[Outcome]:
-    # Spawned, not forked: forking a process whose libraries run threads can hang. A short queue, because a slow
-    # reader must not make the pictures of a whole run wait in memory.
+    # Processes are spawned, because forking a process whose libraries run threads can hang. The queue is short, so that
+    # with a slow consumer only a few chunks of images wait in memory.
     pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
     waiting: deque[Future[list[Outcome]]] = deque()
     try:

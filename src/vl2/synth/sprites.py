@@ -1,14 +1,14 @@
-"""What scenes are made of: shapes in colors, or the pictures of a sprite set, named in English and Chinese.
+"""Read and draw sprites, with names in English and Chinese: built-in colored shapes, or pictures of a sprite set.
 
-A sprite set is a folder of cut-out pictures with their names, and their licence:
+A sprite set is a folder of cut-out pictures with an index of their names and their licence:
 
     noto/sprites.json    {"name": "noto", "licence": "Apache-2.0", "from": "@iconify-json/noto 1.2.9",
                           "sprites": [{"file": "art/cow.svg", "en": "cow", "zh": "奶牛", "group": "Animals & Nature"}]}
     noto/art/cow.svg
 
-`vl2 data fetch` makes such folders; one of your own pictures is this file written by hand. Files are SVG or PNG with
-transparency. `group` may be left out; it tells things from signs. A sprite drawn at a size comes cropped to its visible
-pixels, so that its box is exactly its picture's.
+`vl2 data fetch` makes such folders; for your own pictures, write this file by hand. Files are SVG, or PNG with
+transparency. `group` is optional and helps to distinguish things from signs. Drawn sprites are cropped to their visible
+pixels, so that the box of a sprite is exactly that of its image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MIN_SPRITES = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Sprite:
-    """One picture and what it shows."""
+    """One picture of a sprite set, with its names. Raise UserError if the path or a name is not valid."""
 
     file: str  # relative to the folder
     en: str
@@ -53,7 +53,7 @@ class Sprite:
 
 @dataclass(frozen=True, kw_only=True)
 class SpriteSet:
-    """All sprites of a folder, in the order of their English names."""
+    """All sprites of a folder, sorted by their English names."""
 
     name: str
     licence: str
@@ -62,7 +62,7 @@ class SpriteSet:
 
 
 def write_sprite_set(folder: Path, made: SpriteSet) -> None:
-    """Write the index of a set whose pictures lie in the folder already."""
+    """Write the index of a sprite set. Its pictures must already be in the folder."""
     entries = [asdict(sprite) for sprite in made.sprites]
     content = {"name": made.name, "licence": made.licence, "from": made.origin, "sprites": entries}
     text = json.dumps(content, ensure_ascii=False, indent=1)
@@ -71,7 +71,10 @@ def write_sprite_set(folder: Path, made: SpriteSet) -> None:
 
 @lru_cache(maxsize=8)
 def read_sprite_set(folder: str) -> SpriteSet:
-    """Read a set and see that its pictures are there. Of several sprites with one English name the first is kept."""
+    """Read a sprite set. If several sprites have the same English name, the first is kept.
+
+    Raise UserError if the index is missing or invalid, if a picture is missing, or if there are fewer than MIN_SPRITES.
+    """
     path = Path(folder) / INDEX
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -107,16 +110,16 @@ def _sprite(entry: Any, number: int, path: Path) -> Sprite:
         raise UserError(f"{path}: sprite {number}: {error}") from None
 
 
-VISIBLE_ALPHA = 48  # fainter pixels are cleared: nobody sees them, and a box must not count them
+VISIBLE_ALPHA = 48  # pixels with a lower alpha are cleared, because they are invisible and must not extend a box
 MAX_NAME_EN = 30  # characters
 _NO_GROUP = re.compile(r"symbols|flags|smileys|people", re.IGNORECASE)
-# Names of emoji that are signs or differ in a detail only, not things that a scene can show.
+# Names of emoji that are not things for a scene: signs, or variants that differ only in a detail.
 _NO_THING = re.compile(
     r"button|flag|:|symbol|sign|arrow|skin tone|o’clock|thirty|keycap|square|suit|hand|face|person"
     r"|mark$|cross$|heart$|^input|wireless|mode$|aries|taurus|gemini|cancer|^leo$|virgo|libra|scorpio|sagittarius|capricorn"
     r"|aquarius|pisces|ophiuchus|peace|yin yang|wheel of|recycling|restroom|circle$|dot$|phone off|asterisk|information"
     r"|closet|gesture|vertically|horizontally|^(?:wo)?man .*ing$|yen$|letters$|numbers$"
-    # What is done, or how something is: nobody counts badmintons.
+    # Activities and states, which cannot be counted ("two badmintons").
     r"|locked\b|^foggy|^fog$|creasing$|^page facing|badminton|lacrosse|^tennis$|ping pong|hockey$|^bowling|^camping"
     r"|^cooking|construction$|^performing|voltage$|^hourglass (?:not )?done",
     re.IGNORECASE,
@@ -128,17 +131,17 @@ _NO_NOUN = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of thing: what it is called, and how Chinese counts it."""
+    """A kind of thing that can be drawn, with its names and its Chinese measure word."""
 
     en: str
     zh: str
     measure_zh: str = "个"
-    art: str = ""  # a path to a PNG or SVG file; "": the built-in shape of that name
-    color: str = ""  # of a built-in shape
-    group: str = ""  # of things of one sort, where the set says so
+    art: str = ""  # path of a PNG or SVG file; empty for the built-in shape with this name
+    color: str = ""  # color of a built-in shape
+    group: str = ""  # group of the sprite in its set, if the set has groups
 
     def name(self, language: str) -> str:
-        """Return the bare name, for every color of the thing."""
+        """Return the name without a color."""
         return self.zh if language == "zh" else self.en
 
     def color_name(self, language: str) -> str:
@@ -161,7 +164,7 @@ def built_in_kinds() -> tuple[Kind, ...]:
 
 @lru_cache(maxsize=8)
 def read_kinds(folder: str) -> tuple[Kind, ...]:
-    """Return the kinds of a sprite set, without those of long names."""
+    """Return the kinds of a sprite set, without those whose English name is longer than MAX_NAME_EN."""
     sprites = read_sprite_set(folder).sprites
     return tuple(
         Kind(en=sprite.en, zh=sprite.zh, art=str(Path(folder) / sprite.file), group=sprite.group)
@@ -171,9 +174,10 @@ def read_kinds(folder: str) -> tuple[Kind, ...]:
 
 
 def things(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-    """Return the kinds that stand for a thing that is counted: not a sign, a gesture, a face or a stuff.
+    """Return the kinds that are countable things, and not signs, gestures, faces or substances such as rice.
 
-    A built-in shape is one: as an emoji, a red circle is a sign.
+    Built-in shapes count as things, although emoji of the same shapes are signs. If fewer than three kinds remain,
+    return all.
     """
     kept = tuple(
         kind
@@ -184,13 +188,13 @@ def things(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
 
 
 def is_noun(kind: Kind) -> bool:
-    """Say whether "This is a ..." fits: not for what a sign says ("no smoking"), nor for a time ("nine-thirty")."""
+    """Return whether "This is a ..." fits the name. It does not fit signs ("no smoking") and times ("nine-thirty")."""
     return "symbols" not in kind.group.lower() and not _NO_NOUN.search(kind.en)
 
 
 @lru_cache(maxsize=256)
 def draw_sprite(kind: Kind, side_px: int) -> Image.Image:
-    """Draw a kind in a square of that side, cropped to what can be seen (RGBA)."""
+    """Return an RGBA image of a kind, drawn in a square of `side_px` and cropped to its visible pixels."""
     if not kind.art:
         shape = next(shape for shape in SHAPES if shape.en == kind.en)
         picture = draw_shape(shape, COLORS[kind.color][1], side_px)
@@ -224,7 +228,10 @@ def _read_svg(path: str) -> str:
 
 
 def draw_svg(svg: str, side_px: int) -> Image.Image:
-    """Draw an SVG so that what can be seen of it fills a square of that side (RGBA)."""
+    """Return an RGBA image of an SVG, scaled so that the longer side of its visible part has `side_px` pixels.
+
+    Raise UserError if resvg-py is not installed, or if the SVG cannot be drawn.
+    """
     try:
         import resvg_py
     except ImportError:
@@ -237,7 +244,7 @@ def draw_svg(svg: str, side_px: int) -> Image.Image:
 
 
 def crop_to_visible(image: Image.Image) -> Image.Image:
-    """Clear the faint pixels of an RGBA image and cut off what is empty then. UserError if nothing is left."""
+    """Clear the faint pixels of an RGBA image and crop it to the rest. Raise UserError if no pixel is left."""
     pixels = np.array(image)
     pixels[pixels[:, :, 3] < VISIBLE_ALPHA] = 0
     visible = pixels[:, :, 3] > 0

@@ -1,7 +1,8 @@
-"""Tables drawn as images: chosen ones, to Markdown or HTML or with computed answers; and given ones, whole.
+"""Draw tables as images, and ask for Markdown, HTML or CSV, or questions with computed answers.
 
-The source draws tables that it has chosen, on one line a row. `draw_cells` draws a table as it is found, with long
-cells, because its question comes with it: every cell is broken into lines, and the table drawn whole or refused.
+The source `TableImage` chooses parts of tables with short cells, and draws each row as one line. `draw_cells` is for a
+table that comes with its own question: it draws the complete table, breaks long cells into lines, and raises UserError
+if the table is too large.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ HEADER_COLORS = ((40, 70, 120), (70, 70, 70), (20, 100, 80), (130, 40, 40), (90,
 
 @dataclass(frozen=True, kw_only=True)
 class TableImage(Source):
-    """Drawn tables. Two thirds are of the tables given (or built in), the others have made-up numbers."""
+    """Images of tables. Two thirds come from the given (or built-in) tables; the others have random numbers."""
 
     name = "table_image"
     category = "table_chart"
@@ -50,7 +51,7 @@ class TableImage(Source):
         "markdown", "html", "csv", "lookup", "max", "min", "compare", "difference", "count", "sum", "rows",
     )  # fmt: skip
 
-    tables: str | None = None  # a folder of tables, see `read_tables`; None: the built-in ones
+    tables: str | None = None  # folder of tables, see `read_tables`; None uses the built-in tables
     font_folders: tuple[str, ...] | None = None
     max_num_seqs: int = 12
     max_columns: int = 5
@@ -95,11 +96,11 @@ def _ask(table: Table, task: str, rng: random.Random) -> Asked | None:
     return ask_rows(table, rng) if task == "rows" else ask_number(table, rng, task)
 
 
-Cells = list[list[BoxPx]]  # by row, the header first, then by column
+Cells = list[list[BoxPx]]  # box of each cell's text, by row (the header first) and column
 
 
 def draw_table(table: Table, font: fonts.Font, style: str, rng: random.Random) -> tuple[Image.Image, Cells]:
-    """Draw a table, columns as wide as their longest cell, numbers to the right; and return where its texts stand."""
+    """Return an image of a table and the boxes of its texts. Columns of numbers are aligned to the right."""
     pad, margin = rng.randint(6, 14), rng.randint(8, 30)
     row_px = round(line_height(font) * rng.uniform(1.25, 1.7))
     columns = [[table.header[c], *table.column(c)] for c in range(len(table.header))]
@@ -147,7 +148,7 @@ def _rule(page: Page, corner: tuple[int, int, int], widths: list[int], rows: int
         page.draw.line((x, y + row * row_px, right, y + row * row_px), fill=grey)
 
 
-MAX_CELL_PX = 190  # wider cells are broken into lines; a long word stays whole
+MAX_CELL_PX = 190  # wider cells are broken into lines, but not within a word
 MAX_WIDTH_PX, MAX_HEIGHT_PX = 1600, 1800
 CELL_STYLES = ("grid", "zebra", "rules")
 
@@ -156,9 +157,9 @@ _INK, _LINE, _SHADE, _HEAD = (25, 25, 25), (150, 150, 150), (236, 240, 245), (21
 
 
 def draw_cells(table: Sequence[Sequence[str]]) -> bytes:
-    """Draw rows of cells, the header first, and return the PNG. The same table looks the same every time.
+    """Draw rows of cells, the header first, and return the image as PNG. The same table always looks the same.
 
-    UserError for a table that is too large to read in one picture, or that no font of this machine can write.
+    Raise UserError if the table is empty or too large to read in one image, or if no font of this machine covers it.
     """
     text = "\n".join("\t".join(row) for row in table)
     if not text.strip():
@@ -206,7 +207,7 @@ def _draw_row(
     style: str,
     number: int,
 ) -> None:
-    """Draw one row at `place`: its top, its height, and the step between lines."""
+    """Draw one row. `place` is (top, height, step between lines) in pixels, and row number 0 is the header."""
     top, height, step = place
     right = _PAD + sum(widths)
     if number == 0 or (style == "zebra" and number % 2 == 0):

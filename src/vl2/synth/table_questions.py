@@ -1,4 +1,4 @@
-"""Questions that a table answers, with the answer computed: look up, most and least, compare, count, sum."""
+"""Make questions about a table with computed answers: lookup, maximum, minimum, comparison, difference, count, sum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from vl2.synth.tables import Table, write_number
 
-Cell = tuple[int, int]  # row, 0 the header, and column
+Cell = tuple[int, int]  # row (0 is the header) and column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Asked:
     kind: str
     question: str
     answer: str
-    cells: tuple[tuple[str, Cell], ...] = ()  # by a text in the question or the answer, where it stands
+    cells: tuple[tuple[str, Cell], ...] = ()  # texts in the question or the answer, with their cells in the table
 
 
 TEXTS = {
@@ -49,7 +49,7 @@ TEXTS = {
 
 
 def ask_lookup(table: Table, rng: random.Random) -> Asked | None:
-    """Ask for a filled cell."""
+    """Ask for the content of a random cell that is not empty. Return None if there is no such cell."""
     filled = [(r, c) for r, row in enumerate(table.rows) for c in range(1, len(row)) if row[c]]
     if not filled:
         return None
@@ -64,7 +64,10 @@ def ask_rows(table: Table, rng: random.Random) -> Asked:
 
 
 def ask_number(table: Table, rng: random.Random, kind: str, column: int | None = None) -> Asked | None:
-    """Ask about a column of numbers, at random or a given one. None if there is none, or no single right answer."""
+    """Ask about a column of numbers: the given one, or a random one.
+
+    Return None if the table has no such column, or if the question has no single right answer.
+    """
     columns = table.numeric_columns if column is None else [column]
     if not columns:
         return None
@@ -91,7 +94,7 @@ def ask_number(table: Table, rng: random.Random, kind: str, column: int | None =
 
 
 def _key(table: Table) -> str:
-    """Return what the first column lists, as a word in a question."""
+    """Return the name of the first column as a word for a question; "row" if its header is not a single word."""
     return table.header[0].lower() if table.header[0].isalpha() else "row"
 
 

@@ -1,6 +1,6 @@
-"""Tables as text: read from CSV files, built in, or made up; and the numbers in their columns, exactly.
+"""Read tables from CSV or Parquet files, generate random ones, and parse the numbers in their columns.
 
-Numbers are `Decimal`, so that a sum or a difference is the one that a reader would write.
+Numbers are `Decimal`, so that sums and differences are exact, as a reader would write them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vl2.data.raw_files import parquet_rows
 from vl2.errors import UserError
 from vl2.synth import words
 
-MAX_CELL = 28  # characters; longer cells do not fit into a drawn table
+MAX_CELL = 28  # characters; longer cells do not fit in a drawn table
 MAX_DIGITS = 12
 _NUMBER = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?", re.ASCII)
 _MARKERS = ("<|", "<image>", "{box:", "<｜")
@@ -42,7 +42,7 @@ BUILT_IN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of text cells with a header. The rows are all as long as the header."""
+    """A table of text cells with a header. Raise UserError unless all rows have as many cells as the header."""
 
     title: str
     header: tuple[str, ...]
@@ -64,7 +64,7 @@ class Table:
         return [row[index] for row in self.rows]
 
     def numbers(self, index: int) -> list[Decimal] | None:
-        """Return a column as numbers, or None if one of its cells is none."""
+        """Return a column as numbers, or None if a cell is not a number or the table has no rows."""
         values = [as_number(cell) for cell in self.column(index)]
         return None if None in values or not values else [value for value in values if value is not None]
 
@@ -74,18 +74,18 @@ class Table:
 
     @property
     def has_keys(self) -> bool:
-        """Tell whether the first column names the rows: every cell filled, none twice."""
+        """Whether the first column names the rows: no cell is empty, and all are different."""
         names = self.column(0)
         return all(names) and len(set(names)) == len(names)
 
     @property
     def is_numbered(self) -> bool:
-        """Tell whether the first column holds bare numbers, such as ranks, that are not years."""
+        """Whether the first column has only numbers that are not all years, such as ranks."""
         values = self.numbers(0)
         return values is not None and not all(1000 <= value <= 2100 for value in values)
 
     def part(self, rows: Sequence[int], columns: Sequence[int]) -> Table:
-        """Return the table with those rows and columns only."""
+        """Return the table restricted to these rows and columns, given by index."""
         kept = tuple(tuple(self.rows[r][c] for c in columns) for r in rows)
         return Table(title=self.title, header=tuple(self.header[c] for c in columns), rows=kept)
 
@@ -113,7 +113,7 @@ def _escape(text: str) -> str:
 
 
 def as_number(cell: str) -> Decimal | None:
-    """Read a plain number, with or without commas between thousands; None for anything else."""
+    """Parse a plain number, with or without commas between thousands. Return None for any other text."""
     cell = cell.strip()
     if len(cell) > MAX_DIGITS or not _NUMBER.fullmatch(cell):
         return None
@@ -121,15 +121,18 @@ def as_number(cell: str) -> Decimal | None:
 
 
 def write_number(value: Decimal) -> str:
-    """Write a number without an exponent and without zeros that say nothing."""
+    """Format a number without an exponent and without trailing zeros after the decimal point."""
     text = f"{value:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def parse_table(title: str, text: str) -> Table:
-    """Read CSV text whose first row is the header. Short rows are filled up; UserError if there is no table."""
+    """Parse CSV text whose first row is the header. Short rows are padded with empty cells, long ones are cut.
+
+    Raise UserError unless there are a header and at least one row.
+    """
     lines = io.StringIO(text, newline="")
-    # WikiTableQuestions escapes a quote by a backslash, all others by another quote.
+    # WikiTableQuestions escapes a quote by a backslash, all other files by a second quote.
     reader = csv.reader(lines, escapechar="\\", doublequote=False) if '\\"' in text else csv.reader(lines)
     rows = [[" ".join(cell.split()) for cell in row] for row in reader]
     rows = [row for row in rows if any(row)]
@@ -142,9 +145,10 @@ def parse_table(title: str, text: str) -> Table:
 
 @lru_cache(maxsize=4)
 def read_tables(folder: str | None) -> tuple[Table, ...]:
-    """Read the tables of a folder, to its depths. None: the built-in ones.
+    """Read all tables of a folder and its subfolders; None returns the built-in tables.
 
-    A table is a CSV file, its name the title; or a row of a Parquet file with a column `csv` and perhaps `title`.
+    A table is a CSV file, whose name is the title, or a row of a Parquet file with a column `csv` and optionally
+    `title`. Tables that cannot be parsed are skipped. Raise UserError if no table remains.
     """
     if folder is None:
         return tuple(parse_table(title, text) for title, text in BUILT_IN)
@@ -156,26 +160,26 @@ def read_tables(folder: str | None) -> tuple[Table, ...]:
         try:
             found.append(parse_table(title, text))
         except (UserError, csv.Error):
-            continue  # one bad table must not end a run over thousands
+            continue  # a bad table must not stop a run over thousands
     if not found:
         raise UserError(f"none of the {len(written)} tables of {folder} could be read")
     return tuple(found)
 
 
 def _written_tables(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the title and the CSV text of every table."""
+    """Yield the title and the CSV text of every table in the folder and its subfolders."""
     for file in sorted(folder.rglob("*.csv")):
-        # A file in another encoding is a table all the same: the cells with such letters are not drawn as they were.
+        # A file in another encoding is still usable: letters that cannot be decoded become replacement characters.
         yield file.stem.replace("_", " ").replace("-", " "), file.read_text(encoding="utf-8-sig", errors="replace")
     for file in sorted(folder.rglob("*.parquet")):
         for _, row in parquet_rows([file], ("csv",), batch_rows=256):
             if isinstance(row, UserError):
-                break  # another kind of Parquet file, such as the questions beside the tables
+                break  # a Parquet file without tables, such as one with the questions about them
             yield str(row.get("title") or file.stem), row["csv"]
 
 
 def made_up(rng: random.Random, language: str) -> Table:
-    """Return a table of sales or measures with random numbers."""
+    """Return a table with random numbers, such as monthly sales by product or city."""
     zh = language == "zh"
     columns = ("一月", "二月", "三月", "四月", "五月", "六月") if zh else ("Jan", "Feb", "Mar", "Apr", "May", "Jun")
     names = rng.choice((words.CITIES, words.GOODS))[language]
@@ -194,7 +198,11 @@ def made_up(rng: random.Random, language: str) -> Table:
 def choose_table(
     rng: random.Random, tables: Sequence[Table], languages: Sequence[str], *, max_num_seqs: int, max_columns: int
 ) -> Table | None:
-    """Return a part of a table that can be drawn: short cells, named rows. None if this draw had no luck."""
+    """Return a random part of a random table, or None if that part cannot be drawn.
+
+    Its cells must be short and free of special tokens, its columns named, and its rows named by the first column.
+    `max_num_seqs` is the greatest number of rows.
+    """
     fitting = [table for table in tables if table.language in languages]
     if not fitting:
         return None

@@ -1,4 +1,4 @@
-"""Text drawn as an image, to read or to find: English and Chinese, in the fonts of this machine."""
+"""Draw English and Chinese text in the fonts of this machine, and ask to read it or to locate a line."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ READ_BOX = {
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnText:
-    """Lines on a picture, with the box of each."""
+    """An image with lines of text, and the box of each line."""
 
     picture: Distorted
     lines: list[str]
@@ -62,9 +62,9 @@ class TextImage(Source):
     category = "ocr"
     tasks_known: ClassVar[tuple[str, ...]] = ("words", "line", "paragraph", "lines", "nth_line", "locate")
 
-    texts_en: str | None = None  # a text file with one passage a line; None: the built-in ones
+    texts_en: str | None = None  # path of a text file with one passage per line; None uses the built-in passages
     texts_zh: str | None = None
-    font_folders: tuple[str, ...] | None = None  # None: where the system keeps them
+    font_folders: tuple[str, ...] | None = None  # None uses the folders of the system
     languages: tuple[str, ...] = ("en", "zh")
     max_distortions: int = 3
 
@@ -119,7 +119,10 @@ def _some_words(rng: random.Random, passage: str, language: str) -> str:
 
 
 def _cut(rng: random.Random, passage: str, language: str, limit: int, *, from_start: bool = False) -> str:
-    """Return a piece of at most `limit` characters; English is cut between words (one word at least)."""
+    """Return a piece of a passage of at most `limit` characters. English is cut between words, and keeps at least one.
+
+    The piece begins at a random position, or with `from_start` at the beginning.
+    """
     if language == "zh":
         start = 0 if from_start else rng.randrange(max(1, len(passage) - limit + 1))
         return passage[start : start + limit].strip("，。、；：？！ ") if not from_start else passage[:limit]
@@ -147,10 +150,10 @@ def _ask(draft: Draft, task: str, drawn: DrawnText, rng: random.Random) -> None:
 
 
 def _ask_place(draft: Draft, drawn: DrawnText, rng: random.Random) -> None:
-    """Ask where a line is, or what a box holds."""
+    """Ask where a line is, or what text a given box contains."""
     at = rng.randrange(len(drawn.lines))
     if rng.random() < 0.7:
-        # A label that occurs twice has two places.
+        # If the same line occurs several times, the answer has all of its boxes.
         same = [box for line, box in zip(drawn.lines, drawn.boxes, strict=True) if line == drawn.lines[at]]
         answer = draft.box(drawn.lines[at], same)
         draft.category = "grounding"

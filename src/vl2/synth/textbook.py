@@ -1,4 +1,7 @@
-"""Pages of textbooks with an exercise, its figure and four options: worked to the letter at the end, or the letter."""
+"""Draw textbook pages with an exercise, its figure and four options.
+
+The answer is either a worked solution that ends with the letter of the right option, or the letter only.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class Textbook(Source):
     def draft(self, rng: random.Random) -> Draft:
         asked = rng.choice([lang for lang in self.languages if lang in fonts.languages(self.font_folders)] or ["en"])
         task = self.pick_task(rng)
-        for language in dict.fromkeys((asked, "en")):  # few Chinese fonts have every sign of physics
+        for language in dict.fromkeys((asked, "en")):  # falls back to English: few Chinese fonts have all the symbols
             exercise = EXERCISES[task](rng, language)
             options = _options(exercise, rng)
             head = rng.choice(HEADS[language]).format(n=f"{rng.randint(1, 14)}.{rng.randint(1, 40)}")
@@ -66,7 +69,7 @@ class Textbook(Source):
 
 
 def _options(exercise: Exercise, rng: random.Random) -> list[str]:
-    """Return the answer among three wrong ones, all different."""
+    """Return the answer and three wrong options, all different, in random order."""
     wrong = [option for option in dict.fromkeys(exercise.wrong) if option != exercise.answer][:3]
     assert len(wrong) == 3, exercise
     options = [exercise.answer, *wrong]

@@ -1,7 +1,7 @@
-"""Marks drawn over an image (arrow, box, circle, scribble), and questions about what they mark.
+"""Draw marks on an image (arrow, box, circle, scribble), and ask about the marked objects.
 
-`mark` works on any record that has objects and carries its images; the sources of this file draw scenes to mark. In
-`in_context` an object is marked in one image, and those of its kind are to be found in a second one.
+`mark` works on any record that has objects and contains its images; the sources in this file draw scenes. In
+`in_context` an object is marked in one image, and objects of the same kind must be located in a second image.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ ASK_COLOR = {
     "zh": ("标出{name}的{mark}是什么颜色？",),
 }
 ASK_COUNT = {"en": "How many objects are marked?", "zh": "标出了几个物体？"}
-MIN_SIDE_PX = 10  # a smaller object is hidden by its mark
+MIN_SIDE_PX = 10  # smaller objects are not marked, because the mark would hide them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What was drawn over which object."""
+    """A mark, with the label and the box of the object that it marks."""
 
     shape: str
     color: str
@@ -83,7 +83,10 @@ class VisualPrompt(Source):
 
 
 def mark(record: Record, shape: str, rng: random.Random) -> Draft:
-    """Mark one to three objects of a record's first image and ask about them. Dropped when none is large enough."""
+    """Mark one to three objects of a record's first image, and ask about them.
+
+    Raise Dropped if no object is large enough, if no color is free, or if the record does not contain the image.
+    """
     boxes = [(o.label, box) for o in record.objects if o.image == 0 for box in o.boxes_px]
     large = [(label, box) for label, box in boxes if min(box[2] - box[0], box[3] - box[1]) >= MIN_SIDE_PX]
     if not large or not free_colors([label for label, _ in boxes]) or record.images[0].data is None:
@@ -104,7 +107,7 @@ def mark(record: Record, shape: str, rng: random.Random) -> Draft:
 
 
 def free_colors(labels: list[str]) -> list[str]:
-    """Return the colors of marks that no label names: "the red circle" must not be a thing of the picture too."""
+    """Return the colors that no label contains, because "the red circle" must not be a thing in the image too."""
     return [name for name in sorted(COLORS) if not any(name in text or COLORS[name][0] in text for text in labels)]
 
 
@@ -114,12 +117,12 @@ def _ask(draft: Draft, marks: list[Mark], rng: random.Random) -> None:
     color = COLORS[asked.color][0] if zh else asked.color
     question = rng.choice(ASK["zh" if zh else "en"][asked.shape]).format(color=color)
     named = article(asked.label)
-    # Not str.capitalize(), which would lower the capitals within: "A Christmas tree."
+    # str.capitalize() would make the other capitals lower case, as in "A Christmas tree."
     draft.ask(question, f"{asked.label}。" if zh else f"{named[:1].upper()}{named[1:]}.")
     if len(marks) > 1 and rng.random() < 0.3:
         draft.ask(ASK_COUNT["zh" if zh else "en"], str(len(marks)))
     elif [m.label for m in marks].count(asked.label) == 1 and rng.random() < 0.25:
-        # Asked before what is marked would be told: as a turn of its own.
+        # The color is asked about in a separate turn.
         other = rng.choice([m for m in marks if [n.label for n in marks].count(m.label) == 1])
         shape = MARKS_ZH[other.shape] if zh else other.shape
         text = rng.choice(ASK_COLOR["zh" if zh else "en"]).format(mark=shape, name=other.label)
@@ -127,7 +130,7 @@ def _ask(draft: Draft, marks: list[Mark], rng: random.Random) -> None:
 
 
 def draw_mark(image: Image.Image, mark: Mark, rng: random.Random) -> None:
-    """Draw a mark into an image."""
+    """Draw a mark on an image, in place. Raise UserError for an unknown shape."""
     if mark.shape not in MARKS:
         raise UserError(f"a mark is one of {', '.join(MARKS)}, got {mark.shape!r}")
     draw, ink = ImageDraw.Draw(image), COLORS[mark.color][1]
@@ -136,7 +139,7 @@ def draw_mark(image: Image.Image, mark: Mark, rng: random.Random) -> None:
     if mark.shape == "box":
         draw.rectangle((x0 - width - 1, y0 - width - 1, x1 + width, y1 + width), outline=ink, width=width)
     elif mark.shape == "circle":
-        # The ellipse through the corners is larger than the box by the square root of two.
+        # The ellipse through the corners of the box is larger than the box by a factor of the square root of two.
         dx, dy = (x1 - x0) * 0.21 + width, (y1 - y0) * 0.21 + width
         draw.ellipse((x0 - dx, y0 - dy, x1 + dx, y1 + dy), outline=ink, width=width)
     elif mark.shape == "arrow":
@@ -148,11 +151,11 @@ def draw_mark(image: Image.Image, mark: Mark, rng: random.Random) -> None:
 def _draw_arrow(
     draw: ImageDraw.ImageDraw, size: tuple[int, int], box: BoxPx, ink: tuple[int, int, int], width: int
 ) -> None:
-    """Draw an arrow that ends inside the box and comes from where the image is widest."""
+    """Draw an arrow that ends inside the box and comes from the direction of the image's center."""
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     angle = math.atan2(size[1] / 2 - y, size[0] / 2 - x) if (x, y) != (size[0] / 2, size[1] / 2) else 0.7
     length = 0.22 * min(size)
-    # The tip lies a little inside: at the edge it could seem to point past the object.
+    # The tip is a little inside the box, because at the edge it could seem to point past the object.
     reach = 0.25 * min(box[2] - box[0], box[3] - box[1])
     tip = (x + reach * math.cos(angle), y + reach * math.sin(angle))
     tail = (tip[0] + length * math.cos(angle), tip[1] + length * math.sin(angle))
@@ -177,7 +180,7 @@ def _draw_scribble(
 
 SHAPES_ZH = {"rectangle": "矩形", "ellipse": "椭圆"}
 ASK_OTHERS = {
-    # The first of each is the wording of the released prompt or of the report.
+    # The first two English texts are the wordings of the released prompt and of the report.
     "en": (
         "<|grounding|>In the first image, an object within the {color} {shape} is marked. Locate the object of the "
         "same category in the second image.",
@@ -194,7 +197,7 @@ ASK_OTHERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class InContext(Source):
-    """In-context grounding; the answer carries the kind's name and its boxes in the second image."""
+    """In-context grounding. The answer has the name of the marked kind and its boxes in the second image."""
 
     name = "in_context"
     category = "in_context_grounding"
@@ -221,11 +224,11 @@ class InContext(Source):
         return draft
 
     def _two_scenes(self, rng: random.Random) -> tuple[Kind, Composed, Composed]:
-        """Return a kind and two scenes that show it, with other things around."""
+        """Return a kind and two scenes that contain it among other things. Raise Dropped if one has no room for it."""
         pool = things(self.scene.kinds())
         kind, *others = rng.sample(pool, min(len(pool), 6))
         others = [other for other in others if other.en != kind.en]
-        # In another color where there are colors: the category is meant, not the look.
+        # The second scene may show it in another color, because the category counts and not the appearance.
         same = [each for each in pool if each.en == kind.en]
         shown = [rng.choice(same)] * rng.choice((1, 1, 1, 2, 3))
         scenes = []

@@ -1,4 +1,4 @@
-"""Web pages drawn by a headless browser: to their code, and where their buttons, links and fields are."""
+"""Render web pages with a headless browser, and ask for their code or the location of buttons, links and fields."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ POINT = {
 
 @dataclass(frozen=True, kw_only=True)
 class WebPage(Source):
-    """Pages with a menu, a headline and some blocks. Needs Chromium; about a second for each."""
+    """Pages with a menu, a headline and some blocks. This needs Chromium, and about a second per page."""
 
     name = "web_page"
     category = "web_to_code"
     tasks_known: ClassVar[tuple[str, ...]] = ("code", "locate")
 
     languages: tuple[str, ...] = ("en", "zh")
-    font_folders: tuple[str, ...] | None = None  # beside the fonts of the system
+    font_folders: tuple[str, ...] | None = None  # used in addition to the fonts of the system
 
     def draft(self, rng: random.Random) -> Draft:
         language = rng.choice([lang for lang in self.languages if lang in self._drawable()] or ["en"])
@@ -69,7 +69,7 @@ class WebPage(Source):
         return draft
 
     def _drawable(self) -> tuple[str, ...]:
-        """Return the languages that the browser can write."""
+        """Return the languages that the browser has fonts for."""
         own = fonts.languages(self.font_folders) if self.font_folders else ()
         return max(fonts.languages(), own, key=len)
 
@@ -85,7 +85,7 @@ def _ask_place(draft: Draft, elements: list[Element], chosen: Element, rng: rand
 
 
 def write_page(rng: random.Random, language: str) -> str:
-    """Return a page as a person would write it: a style, a menu, and blocks one below the other."""
+    """Return the HTML of a random page with a style sheet, a menu and one to three blocks below it."""
     accent = rng.choice(ACCENTS)
     blocks = rng.sample(sorted(_BLOCKS), rng.randint(1, 3))
     parts = [_header(rng, language), *(_BLOCKS[block](rng, language) for block in blocks)]

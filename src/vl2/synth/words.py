@@ -1,4 +1,4 @@
-"""Words and texts to draw: a small built-in store in English and Chinese, or files with one passage a line."""
+"""Words and texts for drawing: a small built-in collection in English and Chinese, or files with a passage per line."""
 
 from __future__ import annotations
 
@@ -90,13 +90,16 @@ PASSAGES = {
     ),
 }  # fmt: skip
 
-# Texts of the model's own markers would be read as markers when a record is encoded.
+# Special tokens and placeholders. In a text they would be parsed as such when a record is encoded.
 _MARKERS = ("<|", "<image>", "{box:", "<｜")
 
 
 @lru_cache(maxsize=16)
 def read_passages(path: str) -> tuple[str, ...]:
-    """Read a UTF-8 text file: one passage a line, without empty ones and those that hold the model's markers."""
+    """Read a UTF-8 text file with one passage per line. Empty lines and passages with special tokens are skipped.
+
+    Raise UserError if the file cannot be read or has no passage.
+    """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -109,7 +112,7 @@ def read_passages(path: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def read_characters(path: str, least: int) -> tuple[str, ...]:
-    """Return the Chinese characters that the passages of a file have at least so often. UserError if there are none."""
+    """Return the Chinese characters that occur at least `least` times in a file. Raise UserError if there are none."""
     counts = Counter(char for passage in read_passages(path) for char in passage if "一" <= char <= "鿿")
     found = tuple(sorted(char for char, count in counts.items() if count >= least))
     if not found:
@@ -118,7 +121,7 @@ def read_characters(path: str, least: int) -> tuple[str, ...]:
 
 
 def name(rng: random.Random, language: str) -> str:
-    """Return a person's name."""
+    """Return a random name of a person."""
     return rng.choice(NAMES_ZH) if language == "zh" else f"{rng.choice(FIRST_NAMES)} {rng.choice(LAST_NAMES)}"
 
 
@@ -128,7 +131,7 @@ def address(rng: random.Random, language: str) -> str:
 
 
 def date(rng: random.Random, language: str) -> str:
-    """Return a date in one of the usual ways to write it."""
+    """Return a random date in one of the usual notations of the language."""
     year, month, day = rng.randint(2015, 2026), rng.randint(1, 12), rng.randint(1, 28)
     if language == "zh":
         return rng.choice((f"{year}年{month}月{day}日", f"{year}-{month:02d}-{day:02d}"))
