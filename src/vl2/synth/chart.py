@@ -95,7 +95,7 @@ class Chart(Source):
         if invent:
             table: Table | None = made_up(rng, rng.choice(languages))
         else:
-            table = choose_table(rng, read_tables(self.tables), languages, max_num_seqs=9, max_columns=5)
+            table = choose_table(rng, read_tables(self.tables), languages, max_rows=9, max_columns=5)
         if table is None or not table.numeric_columns:
             return None
         table = table.part(range(len(table.rows)), [0, rng.choice(table.numeric_columns)])

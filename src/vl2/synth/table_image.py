@@ -53,7 +53,7 @@ class TableImage(Source):
 
     tables: str | None = None  # folder of tables, see `read_tables`; None uses the built-in tables
     font_folders: tuple[str, ...] | None = None
-    max_num_seqs: int = 12
+    max_rows: int = 12
     max_columns: int = 5
     max_distortions: int = 2
 
@@ -84,7 +84,7 @@ class TableImage(Source):
         if invent:
             return made_up(rng, rng.choice(languages))
         tables = read_tables(self.tables)
-        return choose_table(rng, tables, languages, max_num_seqs=self.max_num_seqs, max_columns=self.max_columns)
+        return choose_table(rng, tables, languages, max_rows=self.max_rows, max_columns=self.max_columns)
 
 
 def _ask(table: Table, task: str, rng: random.Random) -> Asked | None:

@@ -196,19 +196,18 @@ def made_up(rng: random.Random, language: str) -> Table:
 
 
 def choose_table(
-    rng: random.Random, tables: Sequence[Table], languages: Sequence[str], *, max_num_seqs: int, max_columns: int
+    rng: random.Random, tables: Sequence[Table], languages: Sequence[str], *, max_rows: int, max_columns: int
 ) -> Table | None:
     """Return a random part of a random table, or None if that part cannot be drawn.
 
     Its cells must be short and free of special tokens, its columns named, and its rows named by the first column.
-    `max_num_seqs` is the greatest number of rows.
     """
     fitting = [table for table in tables if table.language in languages]
     if not fitting:
         return None
     table = rng.choice(fitting)
     columns = [0, *sorted(rng.sample(range(1, len(table.header)), min(len(table.header), max_columns) - 1))]
-    count = min(len(table.rows), rng.randint(3, max_num_seqs))
+    count = min(len(table.rows), rng.randint(3, max_rows))
     start = rng.randrange(len(table.rows) - count + 1)
     part = table.part(range(start, start + count), columns)
     cells = [*part.header, *(cell for row in part.rows for cell in row)]

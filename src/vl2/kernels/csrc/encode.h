@@ -2,7 +2,7 @@
 //
 // In: an Encoder, whose blocks point to PyTorch's weights, and patches as bfloat16 rows. Out: the same rows after all
 // blocks, in place; and whether it was done, for its products need AMX. Called by kernels.cpp for
-// vl2/infer/encoder_plan.py. It is made of the kernels that Python calls one by one where this does not apply, for the
+// vl2/runtime/fused_passes.py. It is made of the kernels that Python calls one by one where this does not apply, for the
 // reason that fused_prefill.h gives.
 #pragma once
 #include "gemm.h"

@@ -1,6 +1,6 @@
 // The model, its cache and one decode step as plain structures, which Python fills in.
 //
-// In: pointers to PyTorch's memory, which vl2/infer/language_plan.py collects once and keeps alive. Read by decode.h
+// In: pointers to PyTorch's memory, which vl2/runtime/fused_passes.py collects once and keeps alive. Read by decode.h
 // and fused_prefill.h; nothing here owns or copies. Python holds the same as ctypes structures
 // (vl2/kernels/structures.py): fields, order and sizes must agree, so all numbers are 64 bits wide.
 #pragma once
