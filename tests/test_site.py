@@ -93,7 +93,7 @@ def test_the_command_line_page_has_the_help_of_every_command() -> None:
 def test_the_python_page_has_every_public_name_and_the_comments_of_fields() -> None:
     page = site_reference().python_page()
     assert set(re.findall(r"^## (\w+)$", page, re.M)) == set(vl2.__all__)
-    assert "| `temperature` | `float` | `0.0` | 0, and what is below LEAST_TEMPERATURE: greedy |" in page
+    assert "| `temperature` | `float` | `0.0` | below LEAST_TEMPERATURE, decoding is greedy |" in page
 
 
 def test_the_recipe_page_has_the_values_of_every_table() -> None:
