@@ -11,6 +11,7 @@ tests/golden/reference/processor/resolutions.json, tests/golden/ocr/page_grids.j
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,23 +38,23 @@ SEPARATOR = None  # the separator in a list of blocks
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageLayout:
+class ImageLayout(ABC):
     """Which views of an image are encoded, and how their tokens are written."""
 
     overview_side: int  # tokens along one side of the view of the whole image
     tile_side: int  # tokens along one side of a local tile
 
+    @abstractmethod
     def num_overviews(self, grid: Grid) -> int:
         """Count the overviews that are encoded separately from the tiles, in a size of their own."""
-        raise NotImplementedError
 
+    @abstractmethod
     def num_tiles(self, grid: Grid) -> int:
         """Count the tiles to encode, including an overview that is a tile."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self, grid: Grid) -> Sequence[Block | None]:
         """Return the blocks and SEPARATOR in the order of the tokens."""
-        raise NotImplementedError
 
     def num_tokens(self, grid: Grid) -> int:
         """Count the tokens of one image, newlines and separator included."""
