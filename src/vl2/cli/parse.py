@@ -22,6 +22,7 @@ from vl2.cli.chat import Chat
 from vl2.cli.completion import Completion
 from vl2.cli.data import DATA_COMMANDS, Data
 from vl2.cli.eval import EVAL_COMMANDS, Eval
+from vl2.cli.extract import Extract
 from vl2.cli.finetune import Finetune
 from vl2.cli.help_text import columns, described, wrapped
 from vl2.cli.inspect import Inspect
@@ -49,6 +50,7 @@ SECTIONS: dict[str, dict[str, type[Command]]] = {
         "describe": Describe,
         "locate": Locate,
         "read": Read,
+        "extract": Extract,
         "batch": Batch,
         "serve": Serve,
     },
