@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -154,3 +155,17 @@ def _library() -> Any:
     except ImportError:
         raise UserError(f"PDF files need pypdfium2: {install_extra('pdf')}") from None
     return pypdfium2
+
+
+def page_range(text: str | None) -> tuple[int, int]:
+    """Parse "3", "2-5" or "2-" to the first and the last page. None means all pages."""
+    if text is None:
+        return 1, sys.maxsize
+    first, dash, last = text.partition("-")
+    try:
+        pages = int(first), int(last) if last else (sys.maxsize if dash else int(first))
+    except ValueError:
+        pages = 0, 0
+    if not 1 <= pages[0] <= pages[1]:
+        raise UserError(f"--pages must be like 3, 2-5 or 2-, got {text}")
+    return pages

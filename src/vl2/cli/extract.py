@@ -52,10 +52,10 @@ class Extract:
     generate: BatchFlags = field(default_factory=BatchFlags)
 
     def run(self) -> None:
+        from vl2.batch_job.file_items import page_range
         from vl2.batch_job.item import LineFile
         from vl2.batch_job.run_batch import check_settings, remove_job, store_settings
         from vl2.cli.flags import print_json
-        from vl2.cli.read import page_range
         from vl2.extract import extract, read_target
         from vl2.extract.documents import file_documents
         from vl2.extract.table import write_table

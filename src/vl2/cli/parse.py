@@ -27,6 +27,7 @@ from vl2.cli.finetune import Finetune
 from vl2.cli.help_text import columns, described, wrapped
 from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
+from vl2.cli.mcp import Mcp
 from vl2.cli.models import MODELS_COMMANDS, Models, ModelsList
 from vl2.cli.plan import Plan
 from vl2.cli.quantize import Quantize
@@ -53,6 +54,7 @@ SECTIONS: dict[str, dict[str, type[Command]]] = {
         "extract": Extract,
         "batch": Batch,
         "serve": Serve,
+        "mcp": Mcp,
     },
     "Models": {
         "models": Models,
