@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.ocr.golden import toy_folder
 from tests.ocr_family import OCR_2, write_folder
@@ -54,7 +56,8 @@ def test_every_command_says_what_the_folder_is(vl2, tmp_path: Path, command: tup
 
 def reply(text: str) -> Reply:
     usage = Usage(prompt_tokens=1, visual_tokens=0, completion_tokens=1)
-    return Reply(text=text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=((1998, 999),))
+    return Reply(text=text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=((1998, 999),),
+                 kind="DeepSeek-OCR")  # fmt: skip
 
 
 PAGE = (
@@ -79,6 +82,42 @@ def test_read_prints_markdown_and_blocks(vl2, monkeypatch: pytest.MonkeyPatch) -
     line = json.loads(ran.out)
     assert (line["text"], [block["type"] for block in line["blocks"]]) == ("# Report", ["title", "image"])
     assert line["blocks"][0]["boxes_px"] == [[0.0, 0.0, 1998.0, 500.0]]
+
+
+def test_read_cuts_figures_out_draws_pages_and_writes_tables(vl2, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    Image.new("RGB", (1998, 999), "white").save(tmp_path / "page.png")
+    table = "<|ref|>table<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>\n<table><tr><td>a</td></tr></table>"
+    monkeypatch.setattr(VLM, "chat", lambda *_, **__: reply(PAGE + table))
+    monkeypatch.chdir(tmp_path)
+    flags = ("--model", toy_folder(), "--figures", "cut out", "--draw", "drawn", "--tables", "markdown")
+    ran = vl2("read", "page.png", *flags)
+    expected = "# Report\n\n![image](cut%20out/page-1.png)\n\n| a |\n| --- |\n"
+    assert (ran.code, ran.out) == (0, expected), ran.err
+    with Image.open("cut out/page-1.png") as figure, Image.open("drawn/page.png") as drawn:
+        assert (figure.size, drawn.size) == ((1998, 499), (1998, 999))
+        assert drawn.getpixel((1000, 1)) == (213, 94, 0)  # the title's frame, in the first color
+    line = json.loads(vl2("read", "page.png", *flags, "--json").out)
+    assert line["text"] + "\n" == expected
+    assert [block.get("figures") for block in line["blocks"]] == [None, ["cut%20out/page-1.png"], None]
+
+
+def test_read_does_not_write_over_its_pages_and_knows_its_model(vl2, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "page.png")
+    ran = vl2("read", tmp_path / "page.png", "--model", toy_folder(), "--draw", tmp_path)
+    assert "would write over the picture" in ran.err
+    ran = vl2("read", tmp_path / "page.png", "--figures", tmp_path / "x")
+    assert "--figures and --tables are for the DeepSeek-OCR family; DeepSeek-VL2" in ran.err
+
+
+def test_pages_of_an_answer_are_the_last_images_of_the_conversation() -> None:
+    text = "<PAGE><|det|>text [0, 0, 999, 999]<|/det|>a<PAGE><|det|>image [0, 0, 999, 999]<|/det|>"
+    said = replace(reply(text), image_sizes=((9, 9), (999, 999), (1998, 999)), kind="Unlimited-OCR")
+    assert [(block.page, block.boxes_px) for block in said.blocks] == [
+        (0, ((0.0, 0.0, 999.0, 999.0),)),
+        (1, ((0.0, 0.0, 1998.0, 999.0),)),
+    ]
+    assert [(box.label, box.image_index) for box in said.boxes] == [("text", 1), ("image", 2)]
+    assert [box.label for box in said.boxes_on(2)] == ["image"]
 
 
 def test_ask_answers_in_a_mode_with_the_guard_of_a_request(vl2) -> None:

@@ -200,7 +200,7 @@ def test_completions_continue_a_raw_prompt(client: OpenAI, server: LiveServer) -
 def test_a_raw_prompt_is_continued_with_the_white_space_of_its_continuation(nano: VLM) -> None:
     pieces = (" Paris", ".\n")
     for strips, expected in ((True, "Paris."), (False, " Paris.\n")):
-        text = AnswerText(sample=nano.processor.encode([user("x")]), tokenizer=nano.processor.tokenizer, strips=strips)
+        text = AnswerText(sample=nano.processor.encode([user("x")]), processor=nano.processor, strips=strips)
         told = [text.add(Output(token_id=5, piece=piece, finish_reason=None)) for piece in pieces]
         assert "".join(told) == text.text == expected
 
