@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -137,17 +138,38 @@ def test_inspect_shows_a_page_and_a_checkpoint(vl2) -> None:
     )
 
 
+def test_fine_tuning_learns_and_its_adapter_answers(vl2, tmp_path: Path) -> None:
+    rows = []
+    for number in range(4):
+        Image.new("RGB", (60 + number, 40), "white").save(tmp_path / f"{number}.png")
+        rows.append(json.dumps({"image": f"{number}.png", "question": "Free OCR.", "answer": "one two"}))
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
+    flags = ("--model", toy_folder(), "--out", tmp_path / "out", "--steps", "3", "--learning-rate", "0.02",
+             "--batch-size", "1", "--held-out", "1", "--max-new-tokens", "2", "--targets", "attention", "experts", "--json")  # fmt: skip
+    ran = vl2("finetune", tmp_path / "data.jsonl", *flags)
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["after"]["loss"] < 0.9 * told["before"]["loss"]
+    answered = vl2("ask", "Free OCR.", "-i", tmp_path / "0.png", "--model", toy_folder(), "--adapter",
+                   tmp_path / "out" / "adapter", "--max-new-tokens", "4")  # fmt: skip
+    assert answered.code == 0, answered.err
+
+
+def test_a_part_of_the_encoder_is_frozen_and_unlimited_ocr_is_not_trained(vl2, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps({'question': 'a', 'answer': 'b'})}\n" * 8)
+    data, full = tmp_path / "data.jsonl", ("--method", "full", "--dry-run")
+    ran = vl2("finetune", data, "--model", toy_folder(), "--out", tmp_path / "a", *full, "--freeze", "sam", "clip")
+    assert ran.code == 0, ran.err
+    whole = vl2("finetune", data, "--model", toy_folder(), "--out", tmp_path / "b", *full)
+    trained = [int(re.search(r"vision ([\d,]+)", said.out + said.err)[1].replace(",", "")) for said in (ran, whole)]
+    assert 0 < trained[0] < trained[1]
+    ran = vl2("finetune", data, "--model", toy_folder("unlimited-ocr"), "--out", tmp_path / "c", *full)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "Unlimited-OCR is not trained here: its attention sees the last 16 tokens of an answer only" in ran.err
+
+
 @pytest.mark.parametrize("command", [("verify", "FOLDER"), ("bench", "--model", "FOLDER")], ids=lambda c: c[0])
 def test_what_is_not_for_this_model_says_so(vl2, command: tuple[str, ...]) -> None:
     ran = vl2(*(toy_folder() if word == "FOLDER" else word for word in command))
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "this checkpoint is DeepSeek-OCR: it can answer, and " in ran.err
-
-
-def test_fine_tuning_is_not_for_this_model_and_says_so(vl2, tmp_path: Path) -> None:
-    (tmp_path / "data.jsonl").write_text(
-        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 4
-    )
-    ran = vl2("finetune", tmp_path / "data.jsonl", "--model", toy_folder(), "--out", tmp_path / "out")
-    assert (ran.code, ran.err.count("\n")) == (1, 1)
-    assert "this checkpoint is DeepSeek-OCR: it can answer, and fine-tuning is for DeepSeek-VL2 only so far" in ran.err
