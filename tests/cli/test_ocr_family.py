@@ -145,7 +145,8 @@ def test_fine_tuning_learns_and_its_adapter_answers(vl2, tmp_path: Path) -> None
         rows.append(json.dumps({"image": f"{number}.png", "question": "Free OCR.", "answer": "one two"}))
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
     flags = ("--model", toy_folder(), "--out", tmp_path / "out", "--steps", "3", "--learning-rate", "0.02",
-             "--batch-size", "1", "--held-out", "1", "--max-new-tokens", "2", "--targets", "attention", "experts", "--json")  # fmt: skip
+             "--batch-size", "1", "--held-out", "1", "--max-new-tokens", "2", "--targets", "attention", "experts",
+             "--json")  # fmt: skip
     ran = vl2("finetune", tmp_path / "data.jsonl", *flags)
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
@@ -168,8 +169,14 @@ def test_a_part_of_the_encoder_is_frozen_and_unlimited_ocr_is_not_trained(vl2, t
     assert "Unlimited-OCR is not trained here: its attention sees the last 16 tokens of an answer only" in ran.err
 
 
-@pytest.mark.parametrize("command", [("verify", "FOLDER"), ("bench", "--model", "FOLDER")], ids=lambda c: c[0])
-def test_what_is_not_for_this_model_says_so(vl2, command: tuple[str, ...]) -> None:
-    ran = vl2(*(toy_folder() if word == "FOLDER" else word for word in command))
+def test_a_page_is_measured_end_to_end(vl2) -> None:
+    ran = vl2("bench", "--quick", "--only", "page", "--model", toy_folder(), "--json")
+    assert ran.code == 0, ran.err
+    (page,) = [row for row in json.loads(ran.out)["stages"] if row["name"].startswith("page")]
+    assert page["name"] == "page of 1024 x 1024, 8 tokens of answer"
+
+
+def test_what_is_not_for_this_model_says_so(vl2) -> None:
+    ran = vl2("verify", toy_folder())
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "this checkpoint is DeepSeek-OCR: it can answer, and " in ran.err
