@@ -17,12 +17,14 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if metafunc.definition.get_closest_marker("every_model"):
-        metafunc.parametrize("model_name", ["nano", "deepseek-ocr"], scope="session")
+    if "model_name" in metafunc.fixturenames:
+        is_for_every = metafunc.definition.get_closest_marker("every_model") is not None
+        metafunc.parametrize("model_name", ["nano", "deepseek-ocr"] if is_for_every else ["nano"], scope="session")
 
 
 @pytest.fixture(scope="session")
 def model_name() -> str:
+    """The name of the model, which `pytest_generate_tests` gives."""
     return "nano"
 
 

@@ -164,7 +164,8 @@ def test_responses_give_the_same_text(client: OpenAI, nano: VLM) -> None:
     events = list(client.responses.create(**asked, stream=True))
     assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == reply.text
     assert events[0].type == "response.created"
-    assert events[-1].type == "response.completed"
+    # A random model's answer goes on until it is cut off.
+    assert events[-1].type == ("response.completed" if reply.finish_reason == "stop" else "response.incomplete")
     assert events[-1].response.output_text == reply.text
     assert [event.sequence_number for event in events] == list(range(len(events)))
 
