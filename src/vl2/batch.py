@@ -65,6 +65,9 @@ class PackedTensors(Protocol):
     def grids(self) -> Tensor: ...  # int64 [images, 2], on the CPU
 
     @property
+    def overviews(self) -> Tensor | None: ...  # float32 [J, 3, B, B]; views of whole images that are no tiles
+
+    @property
     def num_tokens(self) -> int: ...  # without padding
 
     @property

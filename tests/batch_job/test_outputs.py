@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from vl2.batch_job.exports import file_stem, file_stems, to_coco, to_markdown, write_coco, write_markdown
+from vl2.batch_job.exports import file_stem, file_stems, to_coco, write_coco
 from vl2.batch_job.item import BatchItem, BatchRequest, LineFile, answer_line, error_line
+from vl2.batch_job.markdown_export import MarkdownExport
 from vl2.batch_job.run_batch import remove_job, store_settings
 from vl2.errors import UserError
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.conversation import user_turn
 from vl2.process.grounding import without_boxes
+from vl2.process.page_blocks import to_markdown
 
 TEXT = (
     "See <|ref|>cup<|/ref|><|det|>[[0, 0, 500, 999], [1, 1, 2, 2]]<|/det|> and <|ref|>dog<|/ref|><|det|>[[9, 9, 9, 9]]"
@@ -90,14 +94,48 @@ def test_markdown_has_a_heading_per_file_and_no_tags(tmp_path: Path) -> None:
         answer_line(item("d.pdf#2", file="d.pdf", page=2), reply("two"), "m"),
         error_line(item("e.png", file="e.png"), UserError("bad")),
     ]
-    text = to_markdown(lines)
-    assert text == (
+    MarkdownExport(path=tmp_path / "all.md").write(lines)
+    assert (tmp_path / "all.md").read_text() == (
         "# d.pdf\n\n<!-- page 1 -->\n\nSee cup and dog\n\n<!-- page 2 -->\n\ntwo\n\n# e.png\n\n*not read: bad*\n"
     )
-    write_markdown(lines, tmp_path / "all.md")
-    assert (tmp_path / "all.md").read_text() == text
-    write_markdown(lines, tmp_path / "each")
+    MarkdownExport(path=tmp_path / "each").write(lines)
     assert sorted(p.name for p in (tmp_path / "each").iterdir()) == ["d.md", "e.md"]
+
+
+PAGE = (
+    "<|ref|>title<|/ref|><|det|>[[0, 0, 999, 100]]<|/det|>\n# Report\n"
+    "<|ref|>image<|/ref|><|det|>[[0, 500, 999, 999], [10, 10, 10, 20]]<|/det|>\n"
+    "<|ref|>table<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>\n<table><tr><td>a</td><td>b</td></tr></table>"
+)
+
+
+def test_pages_of_deepseek_ocr_have_blocks_figures_and_tables(tmp_path: Path) -> None:
+    """The lower half of the page is red, and that is where the answer says that its figure lies."""
+    page = Image.new("RGB", (50, 100), "white")
+    page.paste((255, 0, 0), (0, 50, 50, 100))
+    page.save(tmp_path / "scan 1.png")
+    items = [item("scan 1.png", image=str(tmp_path / "scan 1.png"), file="scan 1.png"), item("gone", file="gone")]
+    answered = replace(reply(PAGE), image_sizes=((50, 100),), kind="DeepSeek-OCR")
+    line = answer_line(items[0], answered, "m")
+    assert (line["text"], line["markdown"]) == (PAGE, to_markdown(answered.blocks))
+    assert [block["type"] for block in line["blocks"]] == ["title", "image", "table"]
+    openai = answer_line(replace(items[0], form="openai"), answered, "m")["response"]["body"]["choices"][0]["message"]
+    assert (openai["blocks"], openai["markdown"]) == (line["blocks"], line["markdown"])
+    lines = [line, error_line(items[1], UserError("bad"))]
+    MarkdownExport(path=tmp_path / "all.md", items=items, tables="markdown").write(lines)
+    stem = file_stem("scan 1")
+    assert (tmp_path / "all.md").read_text() == (
+        f"# scan 1.png\n\n# Report\n\n![image](all-figures/{stem}-1.png)\n\n| a | b |\n| --- | --- |\n\n"
+        "# gone\n\n*not read: bad*\n"
+    )
+    with Image.open(tmp_path / "all-figures" / f"{stem}-1.png") as figure:
+        assert (figure.size, figure.getextrema()[1:]) == ((50, 50), ((0, 0), (0, 0)))
+    assert len(list((tmp_path / "all-figures").iterdir())) == 1
+    MarkdownExport(path=tmp_path / "each", items=items).write(lines)
+    text = (tmp_path / "each" / f"{stem}.md").read_text()
+    assert f"(figures/{stem}-1.png)" in text
+    assert "<table>" in text
+    assert (tmp_path / "each" / "figures" / f"{stem}-1.png").exists()
 
 
 @pytest.mark.parametrize(

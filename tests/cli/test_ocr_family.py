@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.ocr.golden import toy_folder
 from tests.ocr_family import OCR_2, write_folder
@@ -54,7 +57,8 @@ def test_every_command_says_what_the_folder_is(vl2, tmp_path: Path, command: tup
 
 def reply(text: str) -> Reply:
     usage = Usage(prompt_tokens=1, visual_tokens=0, completion_tokens=1)
-    return Reply(text=text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=((1998, 999),))
+    return Reply(text=text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=((1998, 999),),
+                 kind="DeepSeek-OCR")  # fmt: skip
 
 
 PAGE = (
@@ -81,6 +85,42 @@ def test_read_prints_markdown_and_blocks(vl2, monkeypatch: pytest.MonkeyPatch) -
     assert line["blocks"][0]["boxes_px"] == [[0.0, 0.0, 1998.0, 500.0]]
 
 
+def test_read_cuts_figures_out_draws_pages_and_writes_tables(vl2, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    Image.new("RGB", (1998, 999), "white").save(tmp_path / "page.png")
+    table = "<|ref|>table<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>\n<table><tr><td>a</td></tr></table>"
+    monkeypatch.setattr(VLM, "chat", lambda *_, **__: reply(PAGE + table))
+    monkeypatch.chdir(tmp_path)
+    flags = ("--model", toy_folder(), "--figures", "cut out", "--draw", "drawn", "--tables", "markdown")
+    ran = vl2("read", "page.png", *flags)
+    expected = "# Report\n\n![image](cut%20out/page-1.png)\n\n| a |\n| --- |\n"
+    assert (ran.code, ran.out) == (0, expected), ran.err
+    with Image.open("cut out/page-1.png") as figure, Image.open("drawn/page.png") as drawn:
+        assert (figure.size, drawn.size) == ((1998, 499), (1998, 999))
+        assert drawn.getpixel((1000, 1)) == (213, 94, 0)  # the title's frame, in the first color
+    line = json.loads(vl2("read", "page.png", *flags, "--json").out)
+    assert line["text"] + "\n" == expected
+    assert [block.get("figures") for block in line["blocks"]] == [None, ["cut%20out/page-1.png"], None]
+
+
+def test_read_does_not_write_over_its_pages_and_knows_its_model(vl2, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "page.png")
+    ran = vl2("read", tmp_path / "page.png", "--model", toy_folder(), "--draw", tmp_path)
+    assert "would write over the picture" in ran.err
+    ran = vl2("read", tmp_path / "page.png", "--figures", tmp_path / "x")
+    assert "--figures and --tables are for the DeepSeek-OCR family; DeepSeek-VL2" in ran.err
+
+
+def test_pages_of_an_answer_are_the_last_images_of_the_conversation() -> None:
+    text = "<PAGE><|det|>text [0, 0, 999, 999]<|/det|>a<PAGE><|det|>image [0, 0, 999, 999]<|/det|>"
+    said = replace(reply(text), image_sizes=((9, 9), (999, 999), (1998, 999)), kind="Unlimited-OCR")
+    assert [(block.page, block.boxes_px) for block in said.blocks] == [
+        (0, ((0.0, 0.0, 999.0, 999.0),)),
+        (1, ((0.0, 0.0, 1998.0, 999.0),)),
+    ]
+    assert [(box.label, box.image_index) for box in said.boxes] == [("text", 1), ("image", 2)]
+    assert [box.label for box in said.boxes_on(2)] == ["image"]
+
+
 def test_ask_answers_in_a_mode_with_the_guard_of_a_request(vl2) -> None:
     flags = ("--model", toy_folder(), "--tiling", "tiny", "--max-new-tokens", "3", "--json")
     ran = vl2("ask", "Free OCR.", "-i", PHOTO, *flags, "--no-repeat-ngram-size", "5", "--no-repeat-ngram-window", "50")
@@ -98,17 +138,45 @@ def test_inspect_shows_a_page_and_a_checkpoint(vl2) -> None:
     )
 
 
-@pytest.mark.parametrize("command", [("verify", "FOLDER"), ("bench", "--model", "FOLDER")], ids=lambda c: c[0])
-def test_what_is_not_for_this_model_says_so(vl2, command: tuple[str, ...]) -> None:
-    ran = vl2(*(toy_folder() if word == "FOLDER" else word for word in command))
+def test_fine_tuning_learns_and_its_adapter_answers(vl2, tmp_path: Path) -> None:
+    rows = []
+    for number in range(4):
+        Image.new("RGB", (60 + number, 40), "white").save(tmp_path / f"{number}.png")
+        rows.append(json.dumps({"image": f"{number}.png", "question": "Free OCR.", "answer": "one two"}))
+    (tmp_path / "data.jsonl").write_text("\n".join(rows))
+    flags = ("--model", toy_folder(), "--out", tmp_path / "out", "--steps", "3", "--learning-rate", "0.02",
+             "--batch-size", "1", "--held-out", "1", "--max-new-tokens", "2", "--targets", "attention", "experts",
+             "--json")  # fmt: skip
+    ran = vl2("finetune", tmp_path / "data.jsonl", *flags)
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert told["after"]["loss"] < 0.9 * told["before"]["loss"]
+    answered = vl2("ask", "Free OCR.", "-i", tmp_path / "0.png", "--model", toy_folder(), "--adapter",
+                   tmp_path / "out" / "adapter", "--max-new-tokens", "4")  # fmt: skip
+    assert answered.code == 0, answered.err
+
+
+def test_a_part_of_the_encoder_is_frozen_and_unlimited_ocr_is_not_trained(vl2, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps({'question': 'a', 'answer': 'b'})}\n" * 8)
+    data, full = tmp_path / "data.jsonl", ("--method", "full", "--dry-run")
+    ran = vl2("finetune", data, "--model", toy_folder(), "--out", tmp_path / "a", *full, "--freeze", "sam", "clip")
+    assert ran.code == 0, ran.err
+    whole = vl2("finetune", data, "--model", toy_folder(), "--out", tmp_path / "b", *full)
+    trained = [int(re.search(r"vision ([\d,]+)", said.out + said.err)[1].replace(",", "")) for said in (ran, whole)]
+    assert 0 < trained[0] < trained[1]
+    ran = vl2("finetune", data, "--model", toy_folder("unlimited-ocr"), "--out", tmp_path / "c", *full)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "Unlimited-OCR is not trained here: its attention sees the last 16 tokens of an answer only" in ran.err
+
+
+def test_a_page_is_measured_end_to_end(vl2) -> None:
+    ran = vl2("bench", "--quick", "--only", "page", "--model", toy_folder(), "--json")
+    assert ran.code == 0, ran.err
+    (page,) = [row for row in json.loads(ran.out)["stages"] if row["name"].startswith("page")]
+    assert page["name"] == "page of 1024 x 1024, 8 tokens of answer"
+
+
+def test_what_is_not_for_this_model_says_so(vl2) -> None:
+    ran = vl2("verify", toy_folder())
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "this checkpoint is DeepSeek-OCR: it can answer, and " in ran.err
-
-
-def test_fine_tuning_is_not_for_this_model_and_says_so(vl2, tmp_path: Path) -> None:
-    (tmp_path / "data.jsonl").write_text(
-        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' * 4
-    )
-    ran = vl2("finetune", tmp_path / "data.jsonl", "--model", toy_folder(), "--out", tmp_path / "out")
-    assert (ran.code, ran.err.count("\n")) == (1, 1)
-    assert "this checkpoint is DeepSeek-OCR: it can answer, and fine-tuning is for DeepSeek-VL2 only so far" in ran.err

@@ -72,7 +72,7 @@ def test_groups_and_histograms_sum_to_the_total(processor: Processor) -> None:
 def test_a_length_is_counted_under_the_power_of_two_that_holds_it() -> None:
     stats = Stats()
     for text in (1, 2, 3, 4, 5, 1024, 1025):
-        stats.add(text_only("x"), TokenCounts(text=text, trained=1, visual=0, grids=()))
+        stats.add(text_only("x"), TokenCounts(text=text, trained=1, visual=0, grids=(), tiles_per_image=()))
     assert dict(stats.lengths) == {1: 1, 2: 1, 4: 2, 8: 1, 1024: 1, 2048: 1}
 
 

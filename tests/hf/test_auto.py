@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,47 @@ def test_deepseek_ocr_answers_beside_deepseek_vl2_as_without_transformers() -> N
     answer = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert tuple(answer.tolist()) == vlm.chat("Free OCR.", [image], max_new_tokens=6).token_ids
     assert AutoModelForCausalLM.from_pretrained(CHECKPOINTS / "tiny").network.config.kind == "DeepSeek-VL2"
+
+
+def test_unlimited_ocr_generates_with_its_window_over_answers() -> None:
+    """A window of 16 and answers of 50 tokens, for prompts of unequal length, beside the engine's."""
+    folder, vlm = toy_folder("unlimited-ocr"), toy_vlm("tiny", "unlimited-ocr")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    processor = AutoProcessor.from_pretrained(folder, tiling="tiny")
+    image = Image.effect_noise((90, 70), 60).convert("RGB")
+    prompts = ["Free OCR.", "Parse the figure, and say what it shows."]
+    inputs = processor([f"<image>\n{prompt}" for prompt in prompts], images=[image, image])
+    options = {"max_new_tokens": 50, "do_sample": False, "suppress_tokens": [processor.eos_token_id]}
+    width = inputs["input_ids"].shape[1]
+    answers = model.generate(**inputs, **options)[:, width:].tolist()
+    unguarded = {"no_repeat_ngram_size": 0, "logit_bias": {processor.eos_token_id: -100}}
+    expected = [list(vlm.chat(p, [image], max_new_tokens=50, **unguarded).token_ids) for p in prompts]
+    assert answers == expected
+    # Beams reorder the rows of the cache: two beams that are forced to the same tokens are one.
+    forced = model.generate(**inputs, **options, num_beams=2, prefix_allowed_tokens_fn=_told(expected, width))
+    assert forced[:, width:].tolist() == expected
+    with pytest.raises(UserError, match="use_cache must be True"):
+        model.generate(processor("Hi")["input_ids"], max_new_tokens=2, use_cache=False)
+
+
+def _told(answers: list[list[int]], width: int) -> Callable[[int, torch.Tensor], list[int]]:
+    return lambda row, ids: [answers[row][len(ids) - width]]
+
+
+def test_what_is_saved_opens_in_the_classes_of_transformers(tmp_path: Path) -> None:
+    """Both ways of saving, read by transformers' own renaming of the released names; the logits are ours."""
+    pytest.importorskip("transformers.models.unlimited_ocr", reason="this transformers has no Unlimited-OCR")
+    from tests.ocr.in_transformers import open_in_transformers
+
+    vlm = toy_vlm("tiny")
+    vlm.save(tmp_path / "vl2")
+    AutoModelForCausalLM.from_pretrained(toy_folder()).save_pretrained(tmp_path / "hf")
+    ids = torch.tensor([[0, 5, 77, 300, 12]])
+    with torch.inference_mode():
+        ours = VL2ForCausalLM.from_pretrained(toy_folder())(ids).logits
+        for folder in (tmp_path / "vl2", tmp_path / "hf"):
+            theirs = open_in_transformers(vlm.model.config, folder, window=1_000_000)(input_ids=ids).logits
+            torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))
 
 
 @pytest.mark.parametrize("model_type", ["deepseek_ocr2", "unlimited_ocr"])

@@ -22,6 +22,7 @@ from vl2.infer.vlm import VLM, load
 from vl2.process.decode import RELEASED_OPTIONS
 from vl2.process.sample import collate
 from vl2.process.tile_report import TileReport
+from vl2.quant.modules import QuantizedLinear
 
 CASE = next(case for case in CASES if case.name == "tiny-300x900")
 GREEDY = GenerateOptions(max_new_tokens=5)
@@ -39,6 +40,23 @@ def test_quantized_while_read_and_from_files_are_the_same(weights: str, tmp_path
     while_read = load(toy_folder(), device="cpu", weights=weights, tiling="tiny", image_options=RELEASED_OPTIONS)
     assert from_files.weights == while_read.weights == weights
     assert answers(from_files) == answers(while_read)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_the_encoder_is_held_in_8_bits(weights: str) -> None:
+    """Its blocks and the projector, but not the convolutions; the features stay close to those of plain weights."""
+    plain = toy_vlm("tiny")
+    made = load(toy_folder(), device="cpu", weights=weights, tiling="tiny", image_options=RELEASED_OPTIONS)
+    kinds = {name: m.kind for name, m in made.model.named_modules() if isinstance(m, QuantizedLinear)}
+    for name in ("vision.sam.blocks.1.attn.qkv", "vision.sam.blocks.0.mlp.lin2",
+                 "vision.clip.transformer.layers.1.self_attn.out_proj", "projector.layers"):  # fmt: skip
+        assert kinds[name] == "int8", name
+    assert isinstance(made.model.vision.sam.net_3, torch.nn.Conv2d)
+    sample = plain.processor.encode_prompt("<image>\nFree OCR.", [picture(CASE)])
+    with torch.inference_mode():
+        tokens, expected = (vlm.model.encode_tiles(sample.overviews) for vlm in (made, plain))
+    error = (tokens - expected).norm() / expected.norm()
+    assert 0 < error < 0.03
 
 
 def test_a_saved_model_has_the_same_files_and_answers(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import httpx
+import pytest
 import torch
 
 import vl2
@@ -28,6 +29,7 @@ HELLO = {"model": "nano", "messages": [user("Hello")], "max_tokens": 4}
 CHAT = "/v1/chat/completions"
 
 
+@pytest.mark.every_model
 def test_a_key_is_asked_for_where_one_is_set(nano: VLM) -> None:
     with serving(engine_backend(nano), ServerSettings(name="nano", api_key="secret")) as live:
         for headers, status in (
@@ -54,6 +56,7 @@ def test_what_constraints_need_of_the_vocabulary_is_built_before_the_first_reque
         assert constraint_boxes._vocabulary.cache_info().currsize == 1
 
 
+@pytest.mark.every_model
 def test_only_named_origins_may_ask_from_a_page(nano: VLM) -> None:
     settings = ServerSettings(name="nano", api_key="secret", cors_origins=("https://friend.example",))
     with serving(engine_backend(nano), settings) as live:
@@ -73,11 +76,13 @@ def test_only_named_origins_may_ask_from_a_page(nano: VLM) -> None:
         assert refused.headers["access-control-allow-origin"] == "https://friend.example"
 
 
+@pytest.mark.every_model
 def test_no_origin_is_allowed_unless_said(server: LiveServer) -> None:
     answer = server.post(CHAT, HELLO, headers={"Origin": "https://stranger.example"})
     assert "access-control-allow-origin" not in answer.headers
 
 
+@pytest.mark.every_model
 def test_a_picture_in_an_allowed_folder_is_read_by_name_and_by_url(server: LiveServer, nano: VLM) -> None:
     reply = nano.chat("Look", images=[EXAMPLES / "line.png"], max_new_tokens=4)
     for source in ("line.png", str(EXAMPLES / "line.png"), (EXAMPLES / "line.png").as_uri()):
@@ -85,6 +90,7 @@ def test_a_picture_in_an_allowed_folder_is_read_by_name_and_by_url(server: LiveS
         assert made.json()["choices"][0]["message"]["content"] == reply.text
 
 
+@pytest.mark.every_model
 def test_the_id_of_a_request_is_the_clients_own_where_it_is_harmless(server: LiveServer) -> None:
     assert server.post(CHAT, HELLO, headers={"X-Request-ID": "abc-1.2"}).headers["x-request-id"] == "abc-1.2"
     for bad in ("a b", "x" * 65, "<script>"):
@@ -142,6 +148,7 @@ def test_an_adapter_is_a_model_of_its_own_beside_the_base(tmp_path: Path) -> Non
     assert [answer["choices"][0]["message"]["content"] for answer in answers] == [expected[name] for name in names]
 
 
+@pytest.mark.every_model
 def test_streams_of_several_choices_carry_their_index(server: LiveServer) -> None:
     asked = {**HELLO, "n": 2, "seed": 1, "temperature": 1.2, "stream": True, "logprobs": True, "top_logprobs": 1}
     events = events_of(server.post(CHAT, asked).text)
@@ -154,6 +161,7 @@ def test_streams_of_several_choices_carry_their_index(server: LiveServer) -> Non
         assert told == choice["logprobs"]["content"]
 
 
+@pytest.mark.every_model
 def test_the_json_mode_gives_an_object(server: LiveServer) -> None:
     made = server.post(CHAT, {**HELLO, "max_tokens": 200, "response_format": {"type": "json_object"}}).json()
     choice = made["choices"][0]
@@ -176,6 +184,7 @@ def test_boxes_can_be_held_to_their_form(server: LiveServer, nano: VLM) -> None:
     assert message["boxes"] == reply.to_dict()["boxes"] != []
 
 
+@pytest.mark.every_model
 def test_the_description_of_the_api_is_served(server: LiveServer) -> None:
     description = httpx.get(f"{server.url}/openapi.json").json()
     assert {CHAT, "/v1/responses", "/v1/completions", "/v1/models", "/health", "/ready", "/metrics"} <= set(
@@ -187,6 +196,7 @@ def test_the_description_of_the_api_is_served(server: LiveServer) -> None:
         assert set(content) == {"application/json", "text/event-stream"}
 
 
+@pytest.mark.every_model
 def test_too_many_requests_are_told_to_come_back(nano: VLM) -> None:
     with serving(engine_backend(nano, max_num_seqs=1, max_waiting=1), ServerSettings(name="nano")) as live:
         asked = {**HELLO, "n": 4, "max_tokens": 300}
@@ -198,6 +208,7 @@ def test_too_many_requests_are_told_to_come_back(nano: VLM) -> None:
         assert live.post(CHAT, HELLO).status_code == 200
 
 
+@pytest.mark.every_model
 def test_a_server_that_is_draining_is_not_ready(nano: VLM) -> None:
     with serving(engine_backend(nano), ServerSettings(name="nano")) as live:
         assert httpx.get(f"{live.url}/ready").json() == {"status": "ready"}

@@ -53,7 +53,7 @@ def random_pack(
         image_mask=torch.cat(masks),
         tiles=torch.randn(sum(map(num_tiles, grids)), 3, tile_px, tile_px, generator=generator),
         grids=torch.tensor(grids, dtype=torch.int64).view(-1, 2),
-        tokens_per_side=side,
+        layout=config.layout(side, side),
         num_tokens=sum(lengths),
         max_seqlen=max(borders),
         names=tuple(f"document {i}" for i in range(len(documents))),
@@ -85,7 +85,7 @@ def single_rows(pack: Packed) -> list[Batch]:
         num_slots, last_image = int(pack.image_mask[place].sum()), first_image
         while num_slots:
             columns, lines = pack.grids[last_image].tolist()
-            num_slots -= num_visual_tokens((columns, lines), pack.tokens_per_side)
+            num_slots -= pack.layout.num_tokens((columns, lines))
             last_image += 1
         grids = pack.grids[first_image:last_image]
         last_tile = first_tile + sum(num_tiles((columns, lines)) for columns, lines in grids.tolist())

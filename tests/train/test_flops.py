@@ -207,7 +207,7 @@ def test_kept_activations_are_estimated_within_a_third(name: str) -> None:
         image_mask=mask,
         tiles=torch.zeros(tiles, 3, side, side),
         grids=torch.ones(1, 2, dtype=torch.int64),
-        tokens_per_side=q,
+        layout=config.layout(q, q),
         num_tokens=len(ids),
         max_seqlen=len(ids),
         names=("x",),

@@ -64,7 +64,7 @@ DEEPEST = """() => {
 SHOW = """async ([text, pieces]) => {
   const { TurnView } = await import("/web/turn_view.js");
   const answer = { text: "", boxes: [], finish: null, usage: null, error: null, isDone: false, isStopped: false };
-  const view = new TurnView({ shown: "", pictures: [], answer }, { pictureOf: () => null }, () => {});
+  const view = new TurnView({ shown: "", pictures: [], answer }, { picturesOf: () => [] }, () => {});
   document.getElementById("log").replaceChildren(view.question, view.answer);
   const size = Math.ceil(text.length / pieces);
   for (let at = 0; at < text.length; at += size) {

@@ -1,9 +1,9 @@
-"""Export the answers of a job: images with drawn boxes, COCO JSON and Markdown, in files named after the items.
+"""Export the answers of a job: images with drawn boxes and COCO JSON, in files named after the items.
 
 COCO has images, categories and boxes as [x, y, width, height] in pixels. The category of a located box is the item's
 query, whatever label the model gave it. Without a query, as for descriptions, the categories are the model's labels
 with case and whitespace normalized. `file_name` is the path of the image as it was given, relative to the folder where
-the job was started. Markdown has a heading for each file and a comment for each page.
+the job was started.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from vl2.batch_job.item import BatchItem, item_id
 from vl2.errors import UserError
 from vl2.files import is_url, write_whole
 from vl2.infer.reply import Reply
-from vl2.process.grounding import without_boxes
 from vl2.process.image import open_image
 
 UNNAMED = "object"  # category of a box without a label
@@ -114,31 +113,6 @@ def _coco_names(item: BatchItem) -> dict[str, str]:
         return {"file_name": Path(source).as_posix()}
     last_part = source.partition("#")[0].partition("?")[0].rpartition("/")[2]
     return {"file_name": last_part or item.id, "coco_url": source}
-
-
-def to_markdown(lines: Iterable[Mapping[str, Any]]) -> str:
-    """Return one Markdown document with all answers."""
-    return "\n\n".join(f"# {name}\n\n{text}" for name, text in _documents(lines).items()) + "\n"
-
-
-def write_markdown(lines: Iterable[Mapping[str, Any]], path: Path) -> None:
-    """Write one file if `path` ends in .md, else one file per document into the folder `path`."""
-    if path.suffix.lower() == ".md":
-        write_whole(path, to_markdown(lines))
-        return
-    documents = _documents(lines)
-    stems = file_stems(documents)
-    for name, text in documents.items():
-        write_whole(path / f"{stems[name]}.md", text + "\n")
-
-
-def _documents(lines: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    parts: dict[str, list[str]] = {}
-    for line in lines:
-        text = f"*not read: {line['error']}*" if "error" in line else without_boxes(line["text"])
-        page = f"<!-- page {line['page']} -->\n\n" if "page" in line else ""
-        parts.setdefault(line.get("file", line["id"]), []).append(page + text)
-    return {name: "\n\n".join(texts) for name, texts in parts.items()}
 
 
 # Suffixes of input files, which are removed from the names of output files.

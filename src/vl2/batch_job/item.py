@@ -65,7 +65,7 @@ def answer_line(item: BatchItem, reply: Reply, model: str) -> dict[str, Any]:
     if item.form == "plain":
         size = {"image_size": list(reply.image_sizes[-1])} if reply.image_sizes else {}
         shown = {key: fields[key] for key in ("text", "boxes", "finish_reason", "usage")}
-        return {"id": item.id, **item.about, **size, **shown}
+        return {"id": item.id, **item.about, **size, **shown, **reply.page_fields()}
     usage = reply.usage
     body = {
         "id": f"chatcmpl-{_digest(item)}",
@@ -75,7 +75,12 @@ def answer_line(item: BatchItem, reply: Reply, model: str) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": reply.text, "boxes": fields["boxes"]},
+                "message": {
+                    "role": "assistant",
+                    "content": reply.text,
+                    "boxes": fields["boxes"],
+                    **reply.page_fields(),
+                },
                 "finish_reason": FINISH_REASONS[reply.finish_reason],
             }
         ],

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vl2.checkpoint.pages import prefer_huge_pages
 from vl2.config import ModelConfig
+from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.timing import best_seconds, wait_for
 
 READ_BYTES = 512 << 20  # much larger than a processor's caches
@@ -67,11 +68,10 @@ class MachineLimits:
 
 def model_matmuls(config: ModelConfig) -> list[MatmulShape]:
     """Return the matrix products that take most of the time of image encoding and prefill."""
-    vision, language = config.siglip, config.language_config
-    patches, width = vision.patches_per_side**2, language.hidden_size
+    language = config.language_config
+    width = language.hidden_size
     products = [
-        MatmulShape(name="encoder MLP", rows=patches, inner=vision.width, columns=vision.mlp_width),
-        MatmulShape(name="encoder attention", rows=patches, inner=vision.width, columns=3 * vision.width),
+        *_encoder_matmuls(config),
         MatmulShape(name="language attention", rows=PREFILL_ROWS, inner=width, columns=width),
     ]
     if language.n_routed_experts and language.num_experts_per_tok:
@@ -82,6 +82,19 @@ def model_matmuls(config: ModelConfig) -> list[MatmulShape]:
             columns = language.n_shared_experts * hidden
             products.append(MatmulShape(name="shared experts", rows=PREFILL_ROWS, inner=width, columns=columns))
     return products
+
+
+def _encoder_matmuls(config: ModelConfig) -> list[MatmulShape]:
+    vision = config.vision_config
+    if isinstance(vision, DeepEncoderConfig):  # SAM has most of the work
+        patches, inner = vision.num_patches(vision.image_size), vision.sam.width
+        mlp_width = inner * vision.sam.mlp_ratio
+    else:
+        patches, inner, mlp_width = vision.patches_per_side**2, vision.width, vision.mlp_width
+    return [
+        MatmulShape(name="encoder MLP", rows=patches, inner=inner, columns=mlp_width),
+        MatmulShape(name="encoder attention", rows=patches, inner=inner, columns=3 * inner),
+    ]
 
 
 def measure_machine(

@@ -18,6 +18,7 @@ from vl2.bench.stages import ComputeTypes, ModelBytes  # noqa: E402
 from vl2.checkpoint.memory_plan import tiles_per_pass  # noqa: E402
 from vl2.infer.engine.scheduler import joint_rows  # noqa: E402
 from vl2.infer.prefill import prefill  # noqa: E402
+from vl2.infer.prompts import read_prompt  # noqa: E402
 from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402
 from vl2.kernels import describe_kernels  # noqa: E402
@@ -29,6 +30,9 @@ from vl2.timing import wait_for  # noqa: E402
 IMPORT_S = time.perf_counter() - STARTED
 
 
+UNSEEN = 1_000_000  # added to the seed of a page, whose image must not be in the cache of encoded images
+
+
 class Ours:
     """A loaded model with one method per task of `vl2.bench.protocol`."""
 
@@ -38,7 +42,13 @@ class Ours:
         if task["threads"] is not None:
             torch.set_num_threads(task["threads"])
         start = time.perf_counter()
-        self.vlm = load(Path(task["model"]), device=task["device"], dtype=task["dtype"], weights=task["weights"])
+        self.vlm = load(
+            Path(task["model"]),
+            device=task["device"],
+            dtype=task["dtype"],
+            weights=task["weights"],
+            tiling=task.get("tiling", "paper"),
+        )
         seconds = time.perf_counter() - start
         model = self.vlm.model
         return {
@@ -56,7 +66,7 @@ class Ours:
 
     @torch.inference_mode()
     def encode(self, task: Task) -> Answer:
-        side = self.vlm.model.config.siglip.image_size
+        side = self.vlm.model.config.vision_config.image_size
         generator = torch.Generator().manual_seed(task["seed"])
         tiles = torch.randn(task["tiles"], 3, side, side, generator=generator)
 
@@ -121,6 +131,16 @@ class Ours:
         events.close()  # type: ignore[attr-defined]
         return answer
 
+    def page(self, task: Task) -> Answer:
+        """Time a page from the picture to the end of an answer of a given length."""
+        image = make_image(task["side"], task["seed"] + UNSEEN)
+        never_ends = {self.vlm.processor.tokenizer.eos_id: -100.0}
+        return timed(
+            lambda: self.vlm.chat(
+                read_prompt(self.vlm.processor.kind), [image], max_new_tokens=task["tokens"], logit_bias=never_ends
+            )
+        )
+
     def _prompt(self, num_tokens: int, seed: int) -> Tensor:
         return torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)
 
@@ -146,6 +166,7 @@ def main() -> None:
             "decode": ours.decode,
             "first_token": ours.first_token,
             "second_question": ours.second_question,
+            "page": ours.page,
         }
     )
 

@@ -11,6 +11,7 @@ standard library only, because a peer's adapter imports it in an environment wit
     {"do": "decode", "batch": 4, "context": 32, "steps": 16, "seed": 1}
     {"do": "first_token", "side": 768, "seed": 1}           a question about the image of this seed
     {"do": "second_question", "side": 768, "seed": 1}       another question about the same image
+    {"do": "page", "side": 1024, "tokens": 300, "seed": 1}  read the image of this seed, with an answer of this length
     {"do": "memory"}                                        the peak memory of this process, in "bytes"
     {"do": "quit"}
 """

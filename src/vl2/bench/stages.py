@@ -17,7 +17,9 @@ from torch import nn
 from vl2.bench.machine_limits import MachineLimits
 from vl2.checkpoint.pages import bytes_in_files
 from vl2.config import ModelConfig
+from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.errors import UserError
+from vl2.grid import UNTILED
 from vl2.model import VL2, Cache
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
@@ -121,7 +123,13 @@ def load_work(memory: ModelBytes) -> StageWork:
 
 
 def encode_work(config: ModelConfig, memory: ModelBytes, tiles: int) -> StageWork:
-    cost, vision = ForwardCost.of(config), config.siglip
+    """Return the work of encoding tiles, or whole pages of the DeepSeek-OCR family."""
+    cost = ForwardCost.of(config)
+    if isinstance(config.vision_config, DeepEncoderConfig):
+        return StageWork(
+            read_bytes=memory.encoder, encoder=tiles * (cost.per_overview_vision + cost.per_overview_projector)
+        )
+    vision = config.siglip
     scores = 4.0 * vision.layers * vision.patches_per_side**4 * vision.width
     weights = cost.per_tile_vision - scores + cost.per_tile_projector
     return StageWork(read_bytes=memory.encoder, encoder=tiles * weights, rest=tiles * scores)
@@ -162,7 +170,7 @@ def visited_share(config: ModelConfig, tokens: int) -> float:
     return float(1 - (1 - chosen) ** tokens)
 
 
-Unit = Literal["s", "s/tile", "tokens/s", "GB"]
+Unit = Literal["s", "s/tile", "s/page", "tokens/s", "GB"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,15 +200,16 @@ class Sizes:
     short: int = 32  # tokens of context for decoding
     long: int = 1050
     steps: int = 24  # decoding steps
+    answer: int = 300  # tokens of the answer about a page, for the DeepSeek-OCR family
     rounds: int = 3
 
     @classmethod
     def quick(cls) -> Sizes:
-        return cls(tiles=1, prompt=256, short=16, long=300, steps=4, rounds=1)
+        return cls(tiles=1, prompt=256, short=16, long=300, steps=4, answer=8, rounds=1)
 
 
 BATCHES = (1, 4, 16)
-GROUPS = ("encode", "prefill", "decode", "first-token", "memory")  # load is always measured
+GROUPS = ("encode", "prefill", "decode", "first-token", "page", "memory")  # load is always measured
 
 
 def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> list[BenchStage]:
@@ -223,14 +232,23 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
             work=lambda memory: decode_work(config, memory, batch=batch, context=length, steps=steps),
         )
 
-    side = 2 * config.siglip.image_size
+    is_reader = isinstance(config.vision_config, DeepEncoderConfig)
+    # DeepSeek-VL2 cuts the image into 2 x 2 tiles; a page in mode "base" is one view.
+    side = config.vision_config.image_size * (1 if is_reader else 2)
     shown = {"side": side}
+    view = "page" if is_reader else "tile"
+    whole_page = BenchStage(
+        name=f"page of {side} x {side}, {sizes.answer} tokens of answer",
+        group="page",
+        task={"do": "page", **shown, "tokens": sizes.answer},
+        unit="s",
+    )
     stages = [
         BenchStage(
-            name=f"encode, {sizes.tiles} tiles",
+            name=f"encode, {sizes.tiles} {view}s",
             group="encode",
             task={"do": "encode", "tiles": sizes.tiles},
-            unit="s/tile",
+            unit="s/page" if is_reader else "s/tile",
             amount=sizes.tiles,
             work=lambda memory: encode_work(config, memory, sizes.tiles),
         ),
@@ -253,6 +271,7 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
         BenchStage(
             name="another question about it", group="first-token", task={"do": "second_question", **shown}, unit="s"
         ),
+        *([whole_page] if is_reader else []),
         BenchStage(name="peak memory", group="memory", task={"do": "memory"}, unit="GB"),
     ]
     return [stage for stage in stages if not only or stage.group in only]
@@ -263,10 +282,15 @@ def load_stage(task: dict[str, Any]) -> BenchStage:
 
 
 def _image_work(config: ModelConfig, memory: ModelBytes) -> StageWork:
-    """Return the work until the first token, for an image with a 2 x 2 grid of tiles and a question of 12 tokens."""
+    """Return the work until the first token, for an image with a 2 x 2 grid of tiles and a question of 12 tokens.
+
+    For the DeepSeek-OCR family it is that of a page in mode "base".
+    """
     side = config.tokens_per_side
-    encoder = encode_work(config, memory, 5)
-    prompt = prefill_work(config, memory, side * (side + 1) + 1 + 2 * side * (2 * side + 1) + 12)
+    layout, is_reader = config.layout(side, side), isinstance(config.vision_config, DeepEncoderConfig)
+    grid = UNTILED if is_reader else (2, 2)
+    encoder = encode_work(config, memory, layout.num_tiles(grid) + layout.num_overviews(grid))
+    prompt = prefill_work(config, memory, layout.num_tokens(grid) + 12)
     return StageWork(
         read_bytes=encoder.read_bytes + prompt.read_bytes,
         encoder=encoder.encoder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from vl2.files import is_url, local_path
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vl2.batch_job.item import BatchItem
     from vl2.infer.constraint import Constraint
 
 
@@ -37,6 +39,27 @@ def check_folder(folder: Path, flag: str, *, whole: Path | None = None) -> None:
     if not there.is_dir():
         raise UserError(f"{flag}: cannot write {whole or folder}: {there} is not a folder")
     _check_writable(there, whole or folder, flag)
+
+
+def check_picture_folder(name: str, flag: str, items: Sequence[BatchItem]) -> None:
+    """Raise UserError unless pictures named after the items can be written into a folder without replacing an input."""
+    from vl2.batch_job.exports import file_stems
+
+    folder = local_path(name)
+    check_folder(folder, flag)
+    given = {picture.resolve() for picture in _input_pictures(items)}
+    for item, stem in file_stems(item.id for item in items).items():
+        if any((folder / f"{written}.png").resolve() in given for written in (stem, f"{stem}-1")):
+            raise UserError(f"{flag} {name} would write over the picture {item}: name another folder")
+
+
+def _input_pictures(items: Sequence[BatchItem]) -> Iterator[Path]:
+    """Yield the paths of the input images, without opening them."""
+    for item in items:
+        if "page" in item.about:
+            continue
+        with contextlib.suppress(UserError):
+            yield from (Path(source) for source in item.read().images if isinstance(source, str))
 
 
 def _check_writable(there: Path, path: Path, flag: str) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vl2.cli.answer import check_file, check_folder
-from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalText, check_answer_length
+from vl2.cli.answer import check_file, check_picture_folder
+from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalFolder, OptionalText, check_answer_length
 from vl2.errors import UserError
 from vl2.files import local_path
 from vl2.progress import ProgressDisplay
@@ -67,10 +66,12 @@ class Batch:
     """ask for the boxes of this"""
     constrained: bool = False
     """make malformed boxes impossible"""
-    draw: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
+    draw: OptionalFolder = None
     """write each image with its boxes into this folder"""
     coco: OptionalFile = None
     """write all boxes to this file as COCO JSON at the end"""
+    tables: Literal["html", "markdown"] = "html"
+    """in Markdown, the tables of the DeepSeek-OCR family; those that Markdown cannot express stay HTML"""
     dpi: int = 144
     """how finely pages of PDF files are drawn"""
     fresh: bool = False
@@ -81,8 +82,9 @@ class Batch:
     generate: BatchFlags = field(default_factory=BatchFlags)
 
     def run(self) -> None:
-        from vl2.batch_job.exports import write_coco, write_markdown
+        from vl2.batch_job.exports import write_coco
         from vl2.batch_job.item import check_unique, is_error
+        from vl2.batch_job.markdown_export import MarkdownExport
         from vl2.batch_job.run_batch import check_settings, remove_job, run_batch, store_settings
         from vl2.infer.sequence import Limits
         from vl2.resumable_log import read_lines
@@ -113,7 +115,7 @@ class Batch:
         if self.coco is not None:
             write_coco(read_lines(lines_path), items, local_path(self.coco))
         if is_markdown:
-            write_markdown(read_lines(lines_path), local_path(self.out))
+            MarkdownExport(path=local_path(self.out), items=items, tables=self.tables).write(read_lines(lines_path))
         self._say(summary(done, lines_path))
         # Failures of earlier runs count too, so that the same command always ends with the same exit code.
         num_failed = sum(map(is_error, read_lines(lines_path)))
@@ -133,25 +135,10 @@ class Batch:
         if local_path(self.out).suffix.lower() == ".md":
             check_file(local_path(self.out), "-o")
         if self.draw is not None:
-            folder = local_path(self.draw)
-            check_folder(folder, "--draw")
-            given = {picture.resolve() for picture in self._pictures(items)}
-            from vl2.batch_job.exports import file_stems
-
-            for name, stem in file_stems(item.id for item in items).items():
-                if (folder / f"{stem}.png").resolve() in given:
-                    raise UserError(f"--draw {self.draw} would write over the picture {name}: name another folder")
+            check_picture_folder(self.draw, "--draw", items)
 
     def _resolved_inputs(self) -> set[Path]:
         return {local_path(text).resolve() for text in self.inputs}
-
-    def _pictures(self, items: Sequence[BatchItem]) -> Iterator[Path]:
-        """Yield the paths of the input images, without opening them."""
-        for item in items:
-            if "page" in item.about:
-                continue
-            with contextlib.suppress(UserError):
-                yield from (Path(source) for source in item.read().images if isinstance(source, str))
 
     def _say(self, text: str) -> None:
         if not self.quiet:
@@ -180,6 +167,7 @@ class Batch:
     def _items(self, options: GenerateOptions) -> list[BatchItem]:
         from vl2.batch_job.exports import pages_folder
         from vl2.batch_job.file_items import file_items
+        from vl2.batch_job.markdown_export import figures_folder
         from vl2.batch_job.request_lines import request_items
 
         question = self._question()
@@ -195,6 +183,8 @@ class Batch:
         leave_out = [] if self.draw is None else [local_path(self.draw)]
         if self.coco is not None:
             leave_out.append(pages_folder(local_path(self.coco)))
+        if local_path(self.out).suffix.lower() != ".jsonl":
+            leave_out.append(figures_folder(local_path(self.out)))
         return file_items(self.inputs, question, options, dpi=self.dpi, query=self.locate, leave_out=leave_out)
 
     def _question(self) -> str | None:

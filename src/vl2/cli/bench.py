@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from vl2.cli.flags import OptionalFile, OptionalInt, OutputFlags, locate, print_json
-from vl2.config import PRESETS, ModelConfig
+from vl2.config import OCR_PRESETS, PRESETS, ModelConfig
 from vl2.errors import UserError
 
 RANDOM = "random:"
@@ -34,7 +34,8 @@ class Bench:
     """
 
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
-    """nano, tiny, small or base, a checkpoint folder, a hub id, or random:SIZE (random weights of one of the sizes)"""
+    """nano, tiny, small or base, a checkpoint folder, a hub id, or random:SIZE (random weights; a SIZE may also be
+    deepseek-ocr or unlimited-ocr)"""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"
@@ -48,7 +49,7 @@ class Bench:
     rounds: OptionalInt = None
     """how often everything is measured; 3 by default, 1 with --quick"""
     only: Words = ()
-    """measure these alone: encode, prefill, decode, first-token, memory"""
+    """measure these alone: encode, prefill, decode, first-token, page (DeepSeek-OCR family), memory"""
     against: Words = ()
     """a peer: a name of benchmarks/peers, or a command"""
     folder: OptionalFile = None
@@ -88,6 +89,7 @@ class Bench:
                 "weights": self.weights,
                 "device": str(device),
                 "threads": self.threads,
+                **({} if config.kind == "DeepSeek-VL2" else {"tiling": "base"}),
             }
             comparison = compare(config, commands, stages, load_task, sizes, device=device, say=say)
         result = to_dict(comparison, self.model)
@@ -110,8 +112,8 @@ class Bench:
             yield locate(self.model, revision=None, offline=False, quiet=self.output.quiet).absolute()
             return
         size = self.model.removeprefix(RANDOM)
-        if size not in PRESETS:
-            raise UserError(f"{RANDOM}SIZE must have one of the sizes {', '.join(PRESETS)}, got {size}")
+        if size not in (sizes := (*PRESETS, *OCR_PRESETS)):
+            raise UserError(f"{RANDOM}SIZE must have one of the sizes {', '.join(sizes)}, got {size}")
         from vl2.checkpoint.random_checkpoint import random_checkpoint
 
         with random_checkpoint(size, None if self.folder is None else Path(self.folder)) as folder:

@@ -16,7 +16,7 @@ from vl2.errors import UserError
 from vl2.lora.spec import Target
 from vl2.train.adapter_options import AdapterOptions, BaseKind
 from vl2.train.finetune.options import Compute, TuningOptions
-from vl2.train.stage import Part
+from vl2.train.stage import Freezable, Part, freezes_vision
 
 if TYPE_CHECKING:
     from vl2.train.finetune.finetuning import TuningPlan, TuningResult
@@ -57,8 +57,8 @@ class ScheduleFlags:
     """tokens of a packed sequence; made to fit the batch by default"""
     learning_rate: OptionalFloat = None
     """2e-4 for an adapter, 2e-5 for all weights"""
-    freeze: Annotated[tuple[Part, ...], tyro.conf.arg(help_behavior_hint="")] = ()
-    """parts that stay as they are: vision, projector, language"""
+    freeze: Annotated[tuple[Freezable, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    """parts that stay: vision, projector, language; of DeepSeek-OCR's encoder also sam, convolutions, clip"""
     vision_rate: OptionalFloat = None
     """of the encoder, as a multiple of the learning rate; a tenth where its weights are trained"""
     projector_rate: OptionalFloat = None
@@ -189,7 +189,7 @@ class Finetune:
         from vl2.train.finetune.options import VISION_RATE
 
         given = {"vision": self.schedule.vision_rate, "projector": self.schedule.projector_rate}
-        if given["vision"] is None and self.method == "full" and "vision" not in self.schedule.freeze:
+        if given["vision"] is None and self.method == "full" and not freezes_vision(self.schedule.freeze):
             given["vision"] = VISION_RATE
         parts: tuple[Part, ...] = ("vision", "projector")
         return {part: rate for part in parts if (rate := given[part]) is not None}

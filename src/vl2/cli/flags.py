@@ -32,6 +32,7 @@ Images = Annotated[
 # No "(default: None)" in the help: leaving such a flag out turns it off.
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 OptionalFile = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
+OptionalFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 OptionalInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 
 
@@ -266,7 +267,6 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
 Locations = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOCATION ...", help_behavior_hint="")
 ]
-OptionalFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 Number = Annotated[int, tyro.conf.arg(metavar="INT")]
 
 

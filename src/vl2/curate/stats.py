@@ -14,7 +14,6 @@ from vl2.data.record import Record
 from vl2.data.store.entry import Found, Problem
 from vl2.data.store.locations import needs_extra
 from vl2.errors import UserError
-from vl2.grid import num_tiles
 from vl2.process.processor import Processor
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class Stats:
             (self.by_source, record.source),
         ):
             groups.setdefault(name, Tally()).add(counts)
-        self.tiles_per_image.update(num_tiles(grid) for grid in counts.grids)
+        self.tiles_per_image.update(counts.tiles_per_image)
         self.lengths[1 << (counts.total - 1).bit_length()] += 1
 
     def to_dict(self) -> dict[str, Any]:

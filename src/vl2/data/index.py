@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from vl2.data.record import CATEGORIES, Record
 from vl2.errors import UserError
-from vl2.grid import Grid, num_tiles
+from vl2.grid import Grid, ImageLayout
 from vl2.process.chat_template import tokenize_turns
 from vl2.process.conversation import arrange
 from vl2.process.processor import Processor
@@ -37,6 +37,7 @@ class TokenCounts:
     trained: int  # labels in the loss; the first label is not one, because no token precedes it to predict it
     visual: int
     grids: tuple[Grid, ...]
+    tiles_per_image: tuple[int, ...]  # views that the vision encoder reads, global views included
 
     @property
     def total(self) -> int:
@@ -44,8 +45,8 @@ class TokenCounts:
 
     @property
     def tiles(self) -> int:
-        """The number of tiles that the vision encoder reads, global views included."""
-        return sum(num_tiles(grid) for grid in self.grids)
+        """The number of views that the vision encoder reads of all images."""
+        return sum(self.tiles_per_image)
 
     @classmethod
     def of_sample(cls, sample: Sample) -> TokenCounts:
@@ -56,7 +57,12 @@ class TokenCounts:
             trained=int((sample.labels[1:] != IGNORE_ID).sum()),
             visual=visual,
             grids=tuple(sample.grid_list),
+            tiles_per_image=_views(sample.grid_list, sample.layout),
         )
+
+
+def _views(grids: Sequence[Grid], layout: ImageLayout) -> tuple[int, ...]:
+    return tuple(layout.num_tiles(grid) + layout.num_overviews(grid) for grid in grids)
 
 
 def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = True) -> TokenCounts:
@@ -83,6 +89,7 @@ def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = Tr
         trained=sum(label != IGNORE_ID for label in row.labels[1:]),
         visual=sum(visual),
         grids=tuple(grids),
+        tiles_per_image=_views(grids, processor.cutter.layout),
     )
 
 
@@ -253,6 +260,8 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
         config.tokens_per_side,
         mask_prompt,
     )
+    if processor.kind != "DeepSeek-VL2":
+        values += (processor.kind,)
     if processor.character_level:
         values += (sorted(processor.character_level),)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]

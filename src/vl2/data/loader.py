@@ -162,9 +162,9 @@ class Loader:
     def _encode_checked(self, record: Record, entry: PackEntry) -> Sample:
         """Encode one record. Raise UserError if its tokens or tiles differ from the planned counts."""
         sample = self._encode(record)
-        if (len(sample), len(sample.tiles)) != (entry.num_tokens, entry.num_tiles):
+        if (len(sample), sample.num_views) != (entry.num_tokens, entry.num_tiles):
             raise UserError(
-                f"record {record.id} has {len(sample)} tokens and {len(sample.tiles)} tiles, the index says "
+                f"record {record.id} has {len(sample)} tokens and {sample.num_views} tiles, the index says "
                 f"{entry.num_tokens} and {entry.num_tiles}: does the record state a wrong image size?"
             )
         return sample

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from vl2.data.index import Ints
 from vl2.errors import UserError
-from vl2.grid import num_tiles, num_visual_tokens
+from vl2.grid import ImageLayout
 from vl2.process.processor import Processor
 from vl2.process.sample import IGNORE_ID, Sample
 
@@ -175,12 +175,13 @@ class Packed:
     image_mask: Tensor  # bool [S]; True where a visual token goes
     tiles: Tensor  # float32 [I, 3, P, P]; image by image, global view first
     grids: Tensor  # int64 [images, 2], on the CPU; (columns, rows)
-    tokens_per_side: int
+    layout: ImageLayout  # which views an image has, and the order of their tokens
     num_tokens: int  # without padding
     max_seqlen: int  # the longest document, for kernels that need it; an int, so that no step syncs with the device
     names: tuple[str, ...]  # of the samples; padding has none
     categories: tuple[str, ...] = ()  # of the samples' records; "" if unknown
     notes: tuple[Any, ...] = ()  # of the samples, from `LoaderOptions.note` for an auxiliary loss; empty without it
+    overviews: Tensor | None = None  # float32 [J, 3, B, B]; overviews that are not tiles
 
     def __post_init__(self) -> None:
         size, num_samples = len(self.input_ids), len(self.names)
@@ -193,13 +194,24 @@ class Packed:
         assert len(self.cu_seqlens) == num_documents + 1, f"{len(self.cu_seqlens)} borders, {num_documents} documents"
         grids = [(int(columns), int(rows)) for columns, rows in self.grids.tolist()]
         slots = int(self.image_mask.sum())
-        expected = sum(num_visual_tokens(grid, self.tokens_per_side) for grid in grids)
+        expected = sum(self.layout.num_tokens(grid) for grid in grids)
         assert slots == expected, f"pack of {self.names}: {slots} visual slots, its images make {expected}"
-        tiles = sum(map(num_tiles, grids))
+        tiles = sum(map(self.layout.num_tiles, grids))
         assert len(self.tiles) == tiles, f"pack of {self.names}: {len(self.tiles)} tiles, its grids need {tiles}"
+        overviews = sum(map(self.layout.num_overviews, grids))
+        assert self.num_overviews == overviews, f"pack of {self.names}: {self.num_overviews} of {overviews} overviews"
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def num_overviews(self) -> int:
+        return 0 if self.overviews is None else len(self.overviews)
+
+    @property
+    def num_views(self) -> int:
+        """The number of views that the encoder reads: tiles, and overviews that are not tiles."""
+        return len(self.tiles) + self.num_overviews
 
     @property
     def token_mask(self) -> Tensor:
@@ -234,7 +246,8 @@ class Packed:
         The grids stay on the CPU, where the layout is computed; the notes are not moved.
         """
         names = ("input_ids", "labels", "position_ids", "cu_seqlens", "image_mask", "tiles")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        overviews = None if self.overviews is None else self.overviews.to(device)
+        return replace(self, overviews=overviews, **{name: getattr(self, name).to(device) for name in names})
 
 
 def pack_samples(
@@ -255,8 +268,9 @@ def pack_samples(
     if num_tokens > size:
         raise UserError(f"the samples of a pack have {num_tokens} tokens, more than the sequence of {size}")
     documents = [*lengths, size - num_tokens] if size > num_tokens else lengths
-    config = processor.config
-    tiles = [torch.zeros(0, 3, config.tile_px, config.tile_px), *(sample.tiles for sample in samples)]
+    tile_px = processor.cutter.tile_px
+    tiles = [torch.zeros(0, 3, tile_px, tile_px), *(sample.tiles for sample in samples)]
+    overviews = [sample.overviews for sample in samples if sample.overviews is not None]
     grids = [torch.zeros(0, 2, dtype=torch.int64), *(sample.grids for sample in samples)]
     return Packed(
         input_ids=_concat_and_pad([sample.input_ids for sample in samples], size, processor.tokenizer.pad_id),
@@ -266,7 +280,8 @@ def pack_samples(
         image_mask=_concat_and_pad([sample.image_mask for sample in samples], size, False),
         tiles=torch.cat(tiles),
         grids=torch.cat(grids),
-        tokens_per_side=config.tokens_per_side,
+        layout=processor.cutter.layout,
+        overviews=torch.cat(overviews) if overviews else None,
         num_tokens=num_tokens,
         max_seqlen=max(documents, default=0),
         names=tuple(sample.name for sample in samples),

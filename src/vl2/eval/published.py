@@ -35,6 +35,8 @@ def released_size(config: ModelConfig) -> str | None:
 
     Fields that only training uses, and the maximum context, may differ, so a fine-tuned model keeps its size.
     """
+    if config.kind != "DeepSeek-VL2":
+        return None
     return next((size for size in SIZES if _computation_config(preset(size)) == _computation_config(config)), None)
 
 

@@ -8,9 +8,9 @@
 The Auto classes then use the config, model and processor of this package and run no code from a checkpoint, even with
 trust_remote_code=True (transformers 5.0 still ran it, 5.5 does not). Nothing else in vl2 imports transformers.
 
-The released checkpoints of the DeepSeek-OCR family have the same model type. These classes refuse them with an error
-that names the model; to run them with their own code, use a process that does not import vl2.hf. Checkpoints that were
-converted for transformers have other model types.
+The released checkpoints of DeepSeek-OCR and Unlimited-OCR have the same model type, and these classes open them too:
+config.json says which model it is. The error for any other model of this type names it. Checkpoints that were converted
+for transformers have other model types.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor

@@ -13,9 +13,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from vl2.config import LanguageConfig
+from vl2.config import LanguageConfig, ModelConfig
 from vl2.errors import UserError
 from vl2.model import Cache
+from vl2.model.cache import CacheRows
 from vl2.model.language import LanguageModel
 
 FIRST_CAPACITY = 256  # positions allocated after a prompt; the capacity doubles when they are full
@@ -43,6 +44,13 @@ class VL2Cache(transformers.Cache):
                 states_BSD[index, mask_S] = language.extend(embeds_BSD[index, mask_S].unsqueeze(0), row)[0]
                 rows.lengths[index] = row.lengths[0]
         return states_BSD
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> VL2Cache:
+        """Return an empty cache for a model, with a window over answers if the model has one."""
+        if config.answer_window is not None:
+            return VL2WindowCache(config.language_config, config.answer_window)
+        return cls(config.language_config)
 
     def _ensure_capacity(self, embeds_BSD: Tensor) -> Cache:
         """Return the rows with room for S more positions. Copy them to a larger cache if necessary."""
@@ -78,8 +86,11 @@ class VL2Cache(transformers.Cache):
         self._select(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.rows is not None:
-            self._select(torch.arange(len(self.rows.lengths)).repeat_interleave(repeats))
+        self._select(torch.arange(self.num_rows).repeat_interleave(repeats))
+
+    @property
+    def num_rows(self) -> int:
+        return 0 if self.rows is None else len(self.rows.lengths)
 
     def reset(self) -> None:
         self.rows, self.num_columns = None, 0
@@ -98,6 +109,67 @@ class VL2Cache(transformers.Cache):
     @property
     def is_linear(self) -> list[bool]:
         return [False] * self.config.num_hidden_layers
+
+
+class VL2WindowCache(VL2Cache):
+    """A cache of fixed size for Unlimited-OCR: each row holds the first columns given and a window over later ones.
+
+    The columns of the first `extend` are the prompt. All that come later count as the answer.
+    """
+
+    def __init__(self, config: LanguageConfig, window: int) -> None:
+        super().__init__(config)
+        self.window = window
+        self._row_caches: list[Cache] = []
+        self._prompt_lengths: list[int] = []
+
+    def extend(self, language: LanguageModel, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        self.num_columns += embeds_BSD.shape[1]
+        if not self._row_caches:
+            return self._read_prompts(language, embeds_BSD, mask_BS)
+        if len(self._row_caches) != len(embeds_BSD):
+            raise UserError(f"the cache holds {len(self._row_caches)} rows, {len(embeds_BSD)} were given")
+        states_BSD = torch.zeros_like(embeds_BSD)
+        for column in range(embeds_BSD.shape[1]):
+            rows = mask_BS[:, column].nonzero().flatten().tolist()
+            if rows:
+                caches = [self._row_caches[row] for row in rows]
+                for row, cache in zip(rows, caches, strict=True):
+                    cache.make_room(self._prompt_lengths[row], self.window)
+                new = embeds_BSD[rows, column].unsqueeze(1)
+                states_BSD[rows, column] = language.extend(new, CacheRows(caches, len(caches)))[:, 0]
+        return states_BSD
+
+    def _read_prompts(self, language: LanguageModel, embeds_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        states_BSD = torch.zeros_like(embeds_BSD)
+        self._prompt_lengths = mask_BS.sum(1).tolist()
+        for row, (length, mask_S) in enumerate(zip(self._prompt_lengths, mask_BS, strict=True)):
+            cache = Cache.allocate(
+                self.config, 1, length + self.window, dtype=embeds_BSD.dtype, device=embeds_BSD.device
+            )
+            if length:
+                states_BSD[row, mask_S] = language.extend(embeds_BSD[row, mask_S].unsqueeze(0), cache)[0]
+            self._row_caches.append(cache)
+        return states_BSD
+
+    def _select(self, index: Tensor) -> None:
+        rows = index.tolist()
+        self._row_caches = [_copy(self._row_caches[row]) for row in rows]
+        self._prompt_lengths = [self._prompt_lengths[row] for row in rows]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._row_caches)
+
+    def reset(self) -> None:
+        super().reset()
+        self._row_caches, self._prompt_lengths = [], []
+
+
+def _copy(cache: Cache) -> Cache:
+    copied = Cache([tuple(t.clone() for t in layer) for layer in cache.layers], list(cache.lengths))
+    copied.num_forgotten = cache.num_forgotten
+    return copied
 
 
 def _copy_rows(source: Cache, target: Cache) -> None:

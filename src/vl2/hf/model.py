@@ -51,7 +51,7 @@ class VL2Output(CausalLMOutputWithPast):
 
 
 class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
-    """DeepSeek-VL2 of any size."""
+    """DeepSeek-VL2 of any size, DeepSeek-OCR and Unlimited-OCR."""
 
     config: VL2Config
     config_class = VL2Config
@@ -229,13 +229,13 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if options.get("trust_remote_code") or isinstance(options.get("custom_generate"), str):
             raise UserError("generate runs no remote code: omit trust_remote_code; custom_generate must be a function")
-        if self.network.config.answer_window is not None:
-            raise UserError("Unlimited-OCR's window over its answers is not in this cache: answer with vl2.load")
         mask = options.get("attention_mask")
         if mask is not None and not bool(mask[:, -1].all()):
             raise UserError("generate continues the last column: pad on the left, not on the right")
         default = (generation_config or self.generation_config).use_cache
         uses_cache = options.get("use_cache", default) is not False
+        if not uses_cache and self.network.config.answer_window is not None:
+            raise UserError("Unlimited-OCR's window over its answers is in the cache: use_cache must be True")
         images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         if images is not None:
             if not uses_cache:
@@ -245,7 +245,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
                 options |= {"input_ids": input_ids, "inputs_embeds": self._embed(input_ids, images)}
             inputs = None
         if uses_cache and options.get("cache") is None and options.get("past_key_values") is None:
-            options[CACHE_NAME] = VL2Cache(self.network.config.language_config)
+            options[CACHE_NAME] = VL2Cache.of(self.network.config)
         return super().generate(inputs, generation_config, *others, **options)
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -284,7 +284,7 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> tuple[VL2Cache, Tensor]:
         """Append S columns to the cache, or to a new one. Return it with the columns' hidden states [B, S, D]."""
         if cache is None:
-            cache = VL2Cache(self.network.config.language_config)
+            cache = VL2Cache.of(self.network.config)
         if not isinstance(cache, VL2Cache):
             raise UserError(f"the cache must be a VL2Cache, got a {type(cache).__name__}")
         num_new = embeds_BSD.shape[1]

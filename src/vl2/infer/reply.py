@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from vl2.infer.sequence import FinishReason
+from vl2.model_kind import ModelKind
 from vl2.process.grounding import Box, boxes_in_pixels
 from vl2.process.image import ImageOptions, open_image
-from vl2.process.page_blocks import PageBlock, parse_blocks, to_markdown
+from vl2.process.page_blocks import PAGE, PageBlock, parse_blocks, to_markdown
 
 # Eight colors that most color-blind people can distinguish (Okabe and Ito, 2008), black last.
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -76,10 +77,16 @@ class Reply:
     finish_reason: FinishReason
     usage: Usage
     image_sizes: tuple[Size, ...]  # of all images of the conversation, after rotation to upright
+    kind: ModelKind = "DeepSeek-VL2"  # the model that answered
 
     @property
     def boxes(self) -> list[Box]:
-        """Boxes in pixels of the conversation's last image, which is the one the model is asked to search."""
+        """Boxes in pixels of the conversation's last image, which is the one the model is asked to search.
+
+        An answer of the DeepSeek-OCR family about several pages has the boxes of each.
+        """
+        if self.kind != "DeepSeek-VL2":
+            return self._boxes_of_blocks()
         return self.boxes_on(len(self.image_sizes) - 1) if self.image_sizes else []
 
     def boxes_on(self, image_index: int) -> list[Box]:
@@ -87,12 +94,27 @@ class Reply:
 
         The model's text does not say which image a box belongs to, so the caller has to name the image.
         """
+        if self.kind != "DeepSeek-VL2":
+            return [box for box in self._boxes_of_blocks() if box.image_index == image_index]
         return boxes_in_pixels(self.text, self.image_sizes, image_index)
+
+    def _boxes_of_blocks(self) -> list[Box]:
+        first, last = len(self.image_sizes) - self.num_pages, len(self.image_sizes) - 1
+        return [
+            Box(label=block.type, xyxy_999=box, xyxy_px=in_pixels, image_index=min(last, max(0, first) + block.page))
+            for block in self.blocks
+            for box, in_pixels in zip(block.boxes_999, block.boxes_px, strict=False)
+        ]
+
+    @property
+    def num_pages(self) -> int:
+        """The number of pages that the answer is about. They are the last images of the conversation."""
+        return max(1, self.text.count(PAGE))
 
     @property
     def blocks(self) -> list[PageBlock]:
         """The blocks, with types, boxes and text, of the pages that a model of the DeepSeek-OCR family transcribed."""
-        return parse_blocks(self.text, self.image_sizes)
+        return parse_blocks(self.text, self.image_sizes[-self.num_pages :])
 
     @property
     def markdown(self) -> str:
@@ -101,12 +123,19 @@ class Reply:
 
     def draw(self, image: Image.Image | str, image_index: int | None = None) -> Image.Image:
         """Return a copy of the image, by default the last one, with the boxes and their labels drawn on it."""
-        return draw_boxes(image, self.boxes if image_index is None else self.boxes_on(image_index))
+        return draw_boxes(image, self.boxes_on(len(self.image_sizes) - 1 if image_index is None else image_index))
+
+    def page_fields(self) -> dict[str, Any]:
+        """Return the Markdown and the blocks of an answer of the DeepSeek-OCR family as JSON values; else nothing."""
+        if self.kind == "DeepSeek-VL2":
+            return {}
+        return {"markdown": self.markdown, "blocks": [block.to_dict() for block in self.blocks]}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer as the JSON object that `--json` prints."""
         return {
             "text": self.text,
+            **self.page_fields(),
             "boxes": [
                 {
                     "label": box.label,

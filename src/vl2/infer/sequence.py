@@ -30,7 +30,7 @@ class ContextExceeded(UserError):
         named = f" of {sample.name}" if sample.name else ""
         super().__init__(
             f"the prompt{named} has {self.num_tokens} tokens ({self.num_visual} visual), the context is "
-            f"{max_context}: use fewer images or turns, the tiling budget:N, or a larger max_context"
+            f"{max_context}: use fewer images or turns, a coarser tiling, or a larger max_context"
         )
 
 

@@ -32,6 +32,7 @@ from vl2.infer.sequence import Event, FinishReason, Limits
 from vl2.infer.session import Session
 from vl2.lora.peft_files import merge_adapter
 from vl2.model import VL2
+from vl2.model_kind import ModelKind
 from vl2.process.conversation import Turn, one_question
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions, ImageSource
@@ -255,7 +256,7 @@ class VLM:
             reuse=self.reuse,
             is_cancelled=is_cancelled,
         )
-        collected = [ReplyBuilder(sample) for sample in samples]
+        collected = [ReplyBuilder(sample, self.processor.kind) for sample in samples]
         for event in events:
             collected[event.request].add(event)
         return [builder.build() for builder in collected]
@@ -275,8 +276,8 @@ class VLM:
 class ReplyBuilder:
     """Collect the events of one request into a Reply."""
 
-    def __init__(self, sample: Sample) -> None:
-        self._sample = sample
+    def __init__(self, sample: Sample, kind: ModelKind = "DeepSeek-VL2") -> None:
+        self._sample, self._kind = sample, kind
         self._pieces: list[str] = []
         self._ids: list[int] = []
         self._reason: FinishReason = "cancelled"
@@ -299,6 +300,7 @@ class ReplyBuilder:
                 completion_tokens=len(self._ids),
             ),
             image_sizes=self._sample.image_sizes,
+            kind=self._kind,
         )
 
 
@@ -328,7 +330,7 @@ class ReplyStream(Iterator[str]):
     def _generate(self, vlm: VLM, ask: Callable[[], list[Turn]], options: OptionFields) -> Generator[str]:
         made = make_options(options)
         sample = vlm.processor.encode(ask())
-        self._builder = ReplyBuilder(sample)
+        self._builder = ReplyBuilder(sample, vlm.processor.kind)
         for event in vlm.sample_events(sample, made):
             self._builder.add(event)
             if event.piece:

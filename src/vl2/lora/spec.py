@@ -21,8 +21,11 @@ PATTERNS: dict[Target, re.Pattern[str]] = {
     "attention": re.compile(_LAYER + r"self_attn\.\w+_(?:proj|with_mqa)"),
     "mlp": re.compile(_LAYER + r"mlp\.(?:shared_experts\.)?(?:gate|up|down)_proj"),
     "experts": re.compile(_LAYER + r"mlp\.experts"),
-    "projector": re.compile(r"projector\.layers\.\d+"),
-    "vision": re.compile(r"vision\.blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.fc[12])"),
+    "projector": re.compile(r"projector\.layers(?:\.\d+)?"),
+    "vision": re.compile(
+        r"vision\.(?:(?:sam\.)?blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.(?:fc|lin)[12])"
+        r"|clip\.transformer\.layers\.\d+\.(?:self_attn\.(?:qkv_proj|out_proj)|mlp\.fc[12]))"
+    ),
 }
 TARGETS: tuple[Target, ...] = get_args(Target)
 

@@ -62,6 +62,13 @@ class VL2(nn.Module):
         return self.vision
 
     @property
+    def encoder_blocks(self) -> list[nn.Module]:
+        """The transformer blocks of the image encoder, in the order in which they run."""
+        if isinstance(self.vision, DeepEncoder):
+            return [*self.vision.sam.blocks, *self.vision.clip.transformer.layers]
+        return list(self.vision.blocks)
+
+    @property
     def device(self) -> torch.device:
         return self.image_newline.device
 
@@ -122,10 +129,10 @@ class VL2(nn.Module):
 
     def embed_packed(self, packed: PackedTensors, tokens_IQD: Tensor | None = None) -> Tensor:
         """Return the embedded documents of a packed sequence, [1, S, D]."""
-        grids = [(columns, rows) for columns, rows in packed.grids.tolist()]
-        visual_TD = None
-        if grids:
-            visual_TD = self.arrange(self._encode_tiles(packed.tiles) if tokens_IQD is None else tokens_IQD, grids)
+        if tokens_IQD is None:
+            visual_TD = self._encode(packed)
+        else:
+            visual_TD = self.arrange(tokens_IQD, [(columns, rows) for columns, rows in packed.grids.tolist()])
         return self.embed(packed.input_ids.unsqueeze(0), packed.image_mask.unsqueeze(0), visual_TD)
 
     def packed_states(self, packed: PackedTensors, embeds_1SD: Tensor) -> Hidden:
@@ -139,7 +146,7 @@ class VL2(nn.Module):
         )
         return hidden
 
-    def _encode(self, batch: Batch) -> Tensor | None:
+    def _encode(self, batch: Batch | PackedTensors) -> Tensor | None:
         """Return the visual tokens of all images in order, [tokens, D], or None without images."""
         if not len(batch.grids):
             return None

@@ -21,7 +21,7 @@ from vl2.train.parallel.pipeline_split import UnitCosts, units
 from vl2.train.recipe import SplitKind
 from vl2.train.shard import check_divided
 from vl2.train.size import optimizer_bytes
-from vl2.train.stage import Stage, total_steps
+from vl2.train.stage import Stage, still_stage_parts, total_steps
 
 _MAX_STAGES, _MAX_EXPERT_RANKS = 16, 16
 USABLE = 0.9  # share of the memory; the rest is lost to fragmentation and used by libraries
@@ -214,7 +214,7 @@ def _flops(
     total = float(tokens.sum())
     return step_flops(
         ForwardCost.of(config),
-        stage.frozen,
+        still_stage_parts(stage),
         lengths=[length] * max(round(total / length), 1),
         num_trained=round(0.5 * total),
         num_tiles=int(tiles.sum()),

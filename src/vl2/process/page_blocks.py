@@ -10,10 +10,11 @@ Source: prompts and `run_dpsk_ocr_image.py` of the released repository; transfor
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vl2.process.grounding import SCALE, Box999, BoxPx, box_to_pixels
+from vl2.process.page_tables import TableFormat, tables_to_markdown
 from vl2.process.tiling import Size
 
 PICTURES = frozenset({"image", "figure", "picture"})  # types of blocks that are pictures and have no text
@@ -41,6 +42,10 @@ class PageBlock:
     boxes_999: tuple[Box999, ...]
     boxes_px: tuple[BoxPx, ...]
     page: int  # from 0
+
+    @property
+    def is_picture(self) -> bool:
+        return self.type.lower() in PICTURES
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -72,12 +77,20 @@ def parse_blocks(text: str, page_sizes: Sequence[Size] = ()) -> list[PageBlock]:
     return blocks
 
 
-def to_markdown(blocks: Sequence[PageBlock]) -> str:
-    """Return the text of the blocks, with an empty line between blocks. Pictures are left out.
+def to_markdown(
+    blocks: Sequence[PageBlock], *, tables: TableFormat = "html", figures: Mapping[int, Sequence[str]] | None = None
+) -> str:
+    """Return the text of the blocks, with an empty line between blocks.
 
-    For another block without text its type is returned, because the type is then the answer to the prompt.
+    `tables` says how tables are written; those that Markdown cannot express stay HTML. `figures` maps the index of a
+    block that is a picture to the addresses of its files, which are linked. Without them pictures are left out. For
+    another block without text its type is returned, because the type is then the answer to the prompt.
     """
-    texts = [block.text or ("" if block.type.lower() in PICTURES else block.type) for block in blocks]
+    texts = []
+    for index, block in enumerate(blocks):
+        texts += [f"![{block.type}]({address})" for address in (figures or {}).get(index, ())]
+        text = block.text or ("" if block.is_picture else block.type)
+        texts.append(tables_to_markdown(text) if tables == "markdown" else text)
     return "\n\n".join(text for text in texts if text)
 
 

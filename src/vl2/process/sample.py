@@ -62,6 +62,11 @@ class Sample:
         return 0 if self.overviews is None else len(self.overviews)
 
     @property
+    def num_views(self) -> int:
+        """The number of views that the encoder reads: tiles, and overviews that are not tiles."""
+        return len(self.tiles) + self.num_overviews
+
+    @property
     def grid_list(self) -> list[Grid]:
         """The grids as Python tuples."""
         return [(int(columns), int(rows)) for columns, rows in self.grids.tolist()]

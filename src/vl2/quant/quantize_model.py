@@ -30,8 +30,9 @@ from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 SchemeName = Literal["int8", "int4"]
 SCHEME_NAMES: tuple[SchemeName, ...] = get_args(SchemeName)
 
-# Prefixes of module names. The first match counts, so a longer prefix must come before its own beginning.
-LAYERS, HEAD, VISION, PROJECTOR = "language.model.layers.", "language.lm_head", "vision.blocks.", "projector.layers."
+# Prefixes of module names.
+LAYERS, HEAD, PROJECTOR = "language.model.layers.", "language.lm_head", "projector.layers"
+VISION = ("vision.blocks.", "vision.sam.blocks.", "vision.clip.transformer.layers.")
 KEPT = ("kv_b_proj",)
 
 
@@ -48,8 +49,8 @@ class Scheme:
         """Return the format of the linear layer or stack of experts with this name; None if it stays plain."""
         if module_name.rpartition(".")[2] in KEPT:
             return None
-        parts = {LAYERS: self.layers, HEAD: self.head, VISION: self.vision, PROJECTOR: self.projector}
-        return next((kind for start, kind in parts.items() if module_name.startswith(start)), None)
+        parts = (LAYERS, self.layers), (HEAD, self.head), (VISION, self.vision), (PROJECTOR, self.projector)
+        return next((kind for start, kind in parts if module_name.startswith(start)), None)
 
 
 SCHEMES: dict[SchemeName, Scheme] = {

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from vl2.serve.api_errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data
 from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
+from vl2.serve.schema.answers import ChatCompletion
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.service import Service
@@ -22,9 +23,15 @@ from vl2.serve.service import Service
 router = APIRouter(route_class=IgnoredFieldsRoute, tags=["chat"])
 
 
-@router.post("/v1/chat/completions", responses=ERRORS_OR_STREAM)
+@router.post(
+    "/v1/chat/completions", responses={**ERRORS_OR_STREAM, 200: {**ERRORS_OR_STREAM[200], "model": ChatCompletion}}
+)
 async def chat_completions(body: ChatRequest, request: Request) -> Response:
-    """Answer a conversation with images. In addition to OpenAI's fields, the message has `boxes`."""
+    """Answer a conversation with images.
+
+    In addition to OpenAI's fields, the message has `boxes`, and with a model of the DeepSeek-OCR family `markdown` and
+    `blocks`. In a stream they are in the delta of the chunk with the finish reason.
+    """
     service: Service = request.app.state.service
     record_ignored_fields(body, request)
     adapter = service.adapter_of(body.model)
@@ -55,8 +62,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
             client=client,
         )
         resources.callback(answers.close)
-        tokenizer = service.backend.processor.tokenizer
-        texts = [AnswerText(sample=prompt.sample, tokenizer=tokenizer) for _ in range(num_choices)]
+        texts = [AnswerText(sample=prompt.sample, processor=service.backend.processor) for _ in range(num_choices)]
         collector = AnswerCollector(service, request, answers, texts)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
@@ -72,7 +78,7 @@ def _completion(collector: AnswerCollector, head: Event, *, has_logprobs: bool) 
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": text.text, "refusal": None, "boxes": text.boxes()},
+            "message": {"role": "assistant", "content": text.text, "refusal": None, **text.box_fields()},
             "logprobs": {"content": text.logprobs, "refusal": None} if has_logprobs else None,
             "finish_reason": text.finish_reason,
         }
@@ -105,7 +111,7 @@ async def _chunks(
                 num_sent[index] = len(text.logprobs)
                 yield chunk(index, {"content": piece}, logprobs, None)
             if text.finish_reason is not None:
-                yield chunk(index, {"boxes": text.boxes()}, [], text.finish_reason)
+                yield chunk(index, text.box_fields(), [], text.finish_reason)
     if has_usage:
         usage = collector.usage()
         yield {**frame, "choices": [], "usage": usage}

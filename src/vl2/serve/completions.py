@@ -51,9 +51,9 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
             client=client,
         )
         resources.callback(answers.close)
-        tokenizer = service.backend.processor.tokenizer
+        processor = service.backend.processor
         texts = [
-            AnswerText(sample=prompt.sample, tokenizer=tokenizer, strips=False) for prompt in prepared for _ in made
+            AnswerText(sample=prompt.sample, processor=processor, strips=False) for prompt in prepared for _ in made
         ]
         collector = AnswerCollector(service, request, answers, texts)
         head: Event = {
@@ -74,7 +74,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
                 "text": text.text,
                 "logprobs": _logprobs(text.logprobs) if has_logprobs else None,
                 "finish_reason": text.finish_reason,
-                "boxes": text.boxes(),
+                **text.box_fields(),
             }
             for index, text in enumerate(texts)
         ]
@@ -97,7 +97,7 @@ async def _chunks(
             num_sent[index] = len(text.logprobs)
             choice = {"index": index, "text": piece, "logprobs": shown, "finish_reason": text.finish_reason}
             if text.finish_reason is not None:
-                choice["boxes"] = text.boxes()
+                choice |= text.box_fields()
             yield {**frame, "choices": [choice]}
     if has_usage:
         yield {**frame, "choices": [], "usage": collector.usage(num_prompts)}

@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 from vl2.infer.engine.request import Output
 from vl2.infer.reply import Reply, Usage
+from vl2.process.processor import Processor
 from vl2.process.sample import Sample
-from vl2.process.tokenizer import Tokenizer
 from vl2.serve.api_errors import to_api_error
 from vl2.serve.backend import Answers
 from vl2.serve.request_guard import ClientGone
@@ -32,7 +32,7 @@ class AnswerText:
     """Collects the outputs of one answer. Joined, the pieces that `add` returns are the answer's complete text."""
 
     sample: Sample
-    tokenizer: Tokenizer
+    processor: Processor
     strips: bool = True  # strip outer white space; False for the continuation of a raw prompt
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -46,7 +46,7 @@ class AnswerText:
             raise output.error
         if output.token_id is not None:
             self.token_ids.append(output.token_id)
-            if output.logprobs is not None and output.token_id != self.tokenizer.eos_id:
+            if output.logprobs is not None and output.token_id != self.processor.tokenizer.eos_id:
                 self.logprobs.append(self._logprob(output))
         if output.finish_reason is not None:
             # OpenAI has no reason for an answer that was stopped because it repeats itself; "length" is the closest.
@@ -75,12 +75,17 @@ class AnswerText:
                 completion_tokens=len(self.token_ids),
             ),
             image_sizes=self.sample.image_sizes,
+            kind=self.processor.kind,
         )
 
-    def boxes(self) -> list[dict[str, Any]]:
-        """Return the answer's boxes as JSON values, in pixels and in units of 1/999 of the image."""
-        found: list[dict[str, Any]] = self.reply().to_dict()["boxes"]
-        return found
+    def box_fields(self) -> dict[str, Any]:
+        """Return what an answer has beside its text, as JSON values.
+
+        These are the boxes, in pixels and in units of 1/999 of the image, and for the DeepSeek-OCR family the Markdown
+        and the blocks.
+        """
+        reply = self.reply()
+        return {"boxes": reply.to_dict()["boxes"], **reply.page_fields()}
 
     def _logprob(self, output: Output) -> dict[str, Any]:
         assert output.logprobs is not None
@@ -89,7 +94,7 @@ class AnswerText:
         return {**self._entry(output.token_id, output.logprobs.chosen), "top_logprobs": likeliest}
 
     def _entry(self, token_id: int, logprob: float) -> dict[str, Any]:
-        data = self.tokenizer.token_bytes(token_id, skip_special=False)
+        data = self.processor.tokenizer.token_bytes(token_id, skip_special=False)
         return {
             "token": data.decode("utf-8", "replace"),
             "logprob": max(logprob, MIN_LOGPROB),

@@ -25,7 +25,10 @@ router = APIRouter(route_class=IgnoredFieldsRoute, tags=["responses"])
 
 @router.post("/v1/responses", responses=ERRORS_OR_STREAM)
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
-    """Answer a conversation in the format of OpenAI's Responses API. The output text has `boxes` in addition."""
+    """Answer a conversation in the format of OpenAI's Responses API.
+
+    The output text has `boxes` in addition, and with a model of the DeepSeek-OCR family `markdown` and `blocks`.
+    """
     service: Service = request.app.state.service
     record_ignored_fields(body, request)
     adapter = service.adapter_of(body.model)
@@ -41,7 +44,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
         prompt = await service.prepare_chat(body.turns(), admission)
         answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
         resources.callback(answers.close)
-        text = AnswerText(sample=prompt.sample, tokenizer=service.backend.processor.tokenizer)
+        text = AnswerText(sample=prompt.sample, processor=service.backend.processor)
         collector = AnswerCollector(service, request, answers, [text])
         head = _head(body, options.max_new_tokens)
         if body.stream:
@@ -88,8 +91,8 @@ def _head(body: ResponsesRequest, max_tokens: int) -> Event:
     }
 
 
-def _part(text: str, boxes: list[dict[str, Any]]) -> Event:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": [], "boxes": boxes}
+def _part(text: str, box_fields: dict[str, Any]) -> Event:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": [], **box_fields}
 
 
 def _item(item_id: str, status: str, parts: list[Event]) -> Event:
@@ -105,7 +108,7 @@ def _whole(collector: AnswerCollector, head: Event, item_id: str) -> Event:
         **head,
         "status": status,
         "incomplete_details": None if is_complete else {"reason": "max_output_tokens"},
-        "output": [_item(item_id, status, [_part(text.text, text.boxes())])],
+        "output": [_item(item_id, status, [_part(text.text, text.box_fields())])],
         "usage": {
             "input_tokens": usage["prompt_tokens"],
             # OpenAI's client requires cache_write_tokens.
@@ -128,7 +131,7 @@ async def _events(collector: AnswerCollector, head: Event, numbers: Iterator[int
     yield event("created", response=head)
     yield event("in_progress", response=head)
     yield event("output_item.added", output_index=0, item=_item(item_id, "in_progress", []))
-    yield event("content_part.added", **place, part=_part("", []))
+    yield event("content_part.added", **place, part=_part("", {"boxes": []}))
     async with contextlib.aclosing(collector.pieces()) as pieces:  # type: ignore[type-var]
         async for _, piece in pieces:
             if piece:

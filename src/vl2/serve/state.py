@@ -80,6 +80,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
             "output_modalities": ["text"],
         },
         "modalities": {"input": ["text", "image"], "output": ["text", "boxes"]},
+        "kind": processor.kind,
         "image_limits": {
             "max_images": limits.max_images,
             "max_bytes": limits.max_image_bytes,

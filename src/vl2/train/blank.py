@@ -24,7 +24,7 @@ _LENGTH = 8  # tokens; the value does not matter, because ranks may have differe
 
 def blank_pack(config: ModelConfig) -> Packed:
     """Return a pack of padding only. Its tokens enter neither the loss nor any count nor the expert load."""
-    tile_px = config.siglip.image_size
+    tile_px, side = config.vision_config.image_size, config.tokens_per_side
     return Packed(
         input_ids=torch.zeros(_LENGTH, dtype=torch.int64),
         labels=torch.full((_LENGTH,), IGNORE_ID),
@@ -33,7 +33,7 @@ def blank_pack(config: ModelConfig) -> Packed:
         image_mask=torch.zeros(_LENGTH, dtype=torch.bool),
         tiles=torch.zeros(0, 3, tile_px, tile_px),
         grids=torch.zeros(0, 2, dtype=torch.int64),
-        tokens_per_side=config.tokens_per_side,
+        layout=config.layout(side, side),
         num_tokens=0,
         max_seqlen=_LENGTH,
         names=(),

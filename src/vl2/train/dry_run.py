@@ -15,10 +15,12 @@ from typing import Any, TextIO, get_args
 
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.pack_plan import PackPlan
+from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
+from vl2.process.page_views import VIEW_PX
 from vl2.progress import format_time
 from vl2.train.adapter import put_adapter
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
@@ -95,7 +97,7 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
         still_parts(model),
         lengths=lengths,
         num_trained=trained,
-        num_tiles=round(tiles),
+        **_views_of_step(config, tiles),
         trains_weights=not recipe.adapter.is_used,
     )
     rate = rate or measure_rate(find_device(recipe.engine.device), DTYPES[recipe.engine.compute])
@@ -180,7 +182,7 @@ def activation_bytes(
     between them once. With recomputation by blocks, it is the inputs of all blocks and the inside of one. With
     recomputation of the whole encoder, the encoder's activations exist only after the rest has been freed.
     """
-    language, vision, projector = config.language_config, config.siglip, config.projector_config
+    language = config.language_config
     width, heads = language.hidden_size, language.num_attention_heads
     if language.use_mla:
         query = heads * (language.qk_nope_head_dim + language.qk_rope_head_dim)
@@ -196,20 +198,59 @@ def activation_bytes(
         6 * width + attention + (routed + shared if language.is_moe_layer(i) else dense)
         for i in range(language.num_hidden_layers)
     ]
-    block = 12 * vision.width + 2 * vision.mlp_width
-    patches = num_tiles * vision.patches_per_side**2
+    seen = _deep_view_values(config) if isinstance(config.vision_config, DeepEncoderConfig) else _tile_values(config)
     runs_back_vision = "vision" not in still
     runs_back_projector = runs_back_vision or "projector" not in still
-    adaptor = (
-        num_tiles
-        * config.tokens_per_side**2
-        * (projector.input_dim * projector.downsample_ratio**2 + 3 * projector.n_embed)
-    )
-    inside = patches * vision.layers * block * runs_back_vision
-    kept = patches * (vision.layers * vision.width + block) * runs_back_vision if encoder == "blocks" else inside
+    adaptor = num_tiles * seen.projector
+    inside = num_tiles * sum(seen.blocks) * runs_back_vision
+    kept = num_tiles * (seen.block_inputs + max(seen.blocks)) * runs_back_vision if encoder == "blocks" else inside
     decoder = num_tokens * (len(layers) * width + max(layers) if recomputes_layers else sum(layers))
     rest = adaptor * runs_back_projector + decoder
     return value_bytes * (max(inside, rest) if encoder == "whole" else kept + rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ViewValues:
+    """The numbers of values that one view keeps for the backward pass."""
+
+    blocks: list[int]  # inside each block of the encoder
+    block_inputs: int  # the inputs of all blocks together
+    projector: int
+
+
+def _tile_values(config: ModelConfig) -> _ViewValues:
+    vision, projector = config.siglip, config.projector_config
+    patches = vision.patches_per_side**2
+    block = patches * (12 * vision.width + 2 * vision.mlp_width)
+    joined = projector.input_dim * projector.downsample_ratio**2
+    return _ViewValues(
+        blocks=[block] * vision.layers,
+        block_inputs=patches * vision.layers * vision.width,
+        projector=config.tokens_per_side**2 * (joined + 3 * projector.n_embed),
+    )
+
+
+def _deep_view_values(config: ModelConfig) -> _ViewValues:
+    """Return the values of an overview of DeepSeek-OCR, which is larger than a crop.
+
+    Of every score of SAM's attention its bias by position is kept.
+    """
+    vision: Any = config.vision_config
+    sam, clip, projector = vision.sam, vision.clip, config.projector_config
+    side, tokens = VIEW_PX["gundam"] // sam.patch_size, vision.tokens_per_side(VIEW_PX["gundam"]) ** 2
+    patches, padded = side**2, (-(-side // sam.window_size) * sam.window_size) ** 2
+    blocks = []
+    for index in range(sam.layers):
+        is_global = index in sam.global_attn_indexes
+        attended, keys = (patches, patches) if is_global else (padded, sam.window_size**2)
+        scores = sam.heads * attended * keys
+        blocks.append(attended * 6 * sam.width + scores + patches * (5 + 2 * sam.mlp_ratio) * sam.width)
+    blocks += [(tokens + 1) * (11 + 3 * clip.mlp_ratio) * clip.width] * clip.layers
+    return _ViewValues(
+        blocks=blocks,
+        block_inputs=sam.layers * patches * sam.width + clip.layers * (tokens + 1) * clip.width,
+        projector=tokens * (projector.input_dim + projector.n_embed),
+    )
 
 
 def print_plan(planned: PlannedRun, file: TextIO) -> None:
@@ -247,6 +288,13 @@ def print_plan(planned: PlannedRun, file: TextIO) -> None:
         console.print(table)
     if not planned.is_measured:
         console.print(f"Tokens and tiles are upper bounds: {planned.note}.", markup=False)
+
+
+def _views_of_step(config: ModelConfig, views: float) -> dict[str, int]:
+    """Return a step's views by kind. The plan does not say which views of DeepSeek-OCR are crops, so all count as
+    overviews, which cost more."""
+    is_deep = isinstance(config.vision_config, DeepEncoderConfig)
+    return {"num_tiles": 0, "num_overviews": round(views)} if is_deep else {"num_tiles": round(views)}
 
 
 def _try_plan(recipe: Recipe) -> tuple[PackPlan | None, str]:

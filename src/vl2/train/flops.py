@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from vl2.config import ModelConfig
+from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.kernels.matmul import has_bfloat16_products
+from vl2.process.page_views import CROP_PX, VIEW_PX
 from vl2.timing import best_seconds
 from vl2.train.stage import Part
 
@@ -29,11 +32,13 @@ class ForwardCost:
     per_pair: float  # one token attending to one earlier token, in all layers
     per_tile_vision: float
     per_tile_projector: float
+    per_overview_vision: float = 0.0  # an overview that is not a tile
+    per_overview_projector: float = 0.0
 
     @classmethod
     def of(cls, config: ModelConfig) -> ForwardCost:
         """Compute the costs of a model configuration."""
-        language, vision, projector = config.language_config, config.siglip, config.projector_config
+        language = config.language_config
         width, heads = language.hidden_size, language.num_attention_heads
         if language.use_mla:
             rank, rope, nope, value = (
@@ -59,20 +64,54 @@ class ForwardCost:
                 mlp = 3 * width * language.intermediate_size
             weights += attention + mlp
             in_end = attention - seen + mlp
-        patches = vision.patches_per_side**2
-        block = 4 * vision.width**2 + 2 * vision.width * vision.mlp_width
-        encoder = vision.layers * (patches * block + patches * patches * 2 * vision.width)
-        encoder += patches * 3 * vision.patch_size**2 * vision.width
-        joined = projector.input_dim * projector.downsample_ratio**2
-        adaptor = config.tokens_per_side**2 * (joined * projector.n_embed + projector.n_embed**2)
+        if isinstance(config.vision_config, DeepEncoderConfig):
+            views = [_deep_view_cost(config, px) for px in (CROP_PX, VIEW_PX["gundam"])]
+        else:
+            views = [_tile_cost(config), (0.0, 0.0)]
+        (tile_vision, tile_projector), (overview_vision, overview_projector) = views
         return cls(
             per_token=2.0 * weights,
             per_token_in_end=2.0 * in_end,
             per_logit=2.0 * width * language.vocab_size,
             per_pair=2.0 * pair * language.num_hidden_layers,
-            per_tile_vision=2.0 * encoder,
-            per_tile_projector=2.0 * adaptor,
+            per_tile_vision=tile_vision,
+            per_tile_projector=tile_projector,
+            per_overview_vision=overview_vision,
+            per_overview_projector=overview_projector,
         )
+
+
+def _tile_cost(config: ModelConfig) -> tuple[float, float]:
+    """Return the operations of DeepSeek-VL2's encoder and projector for one tile."""
+    vision, projector = config.siglip, config.projector_config
+    patches = vision.patches_per_side**2
+    block = 4 * vision.width**2 + 2 * vision.width * vision.mlp_width
+    encoder = vision.layers * (patches * block + patches * patches * 2 * vision.width)
+    encoder += patches * 3 * vision.patch_size**2 * vision.width
+    joined = projector.input_dim * projector.downsample_ratio**2
+    adaptor = config.tokens_per_side**2 * (joined * projector.n_embed + projector.n_embed**2)
+    return 2.0 * encoder, 2.0 * adaptor
+
+
+def _deep_view_cost(config: ModelConfig, view_px: int) -> tuple[float, float]:
+    """Return the operations of DeepEncoder and the projector for one view of this side."""
+    vision: Any = config.vision_config
+    sam, clip, projector = vision.sam, vision.clip, config.projector_config
+    side = view_px // sam.patch_size
+    patches, tokens = side**2, vision.tokens_per_side(view_px) ** 2
+    padded = (-(-side // sam.window_size) * sam.window_size) ** 2  # patches of whole windows
+    num_global = len(set(sam.global_attn_indexes))
+    attended = num_global * patches + (sam.layers - num_global) * padded
+    pairs = num_global * patches**2 + (sam.layers - num_global) * padded * sam.window_size**2
+    weights = attended * 4 * sam.width**2 + sam.layers * patches * 2 * sam.mlp_ratio * sam.width**2
+    first, second = sam.downsample_channels
+    neck = patches * (sam.width * sam.neck_channels + 9 * sam.neck_channels**2)
+    halved = 9 * (patches // 4 * sam.neck_channels * first + patches // 16 * first * second)
+    embedded = patches * 3 * sam.patch_size**2 * sam.width
+    of_sam = weights + pairs * 2 * sam.width + neck + halved + embedded
+    read = tokens + 1
+    of_clip = clip.layers * (read * (4 + 2 * clip.mlp_ratio) * clip.width**2 + read**2 * 2 * clip.width)
+    return 2.0 * (of_sam + of_clip), 2.0 * tokens * projector.input_dim * projector.n_embed
 
 
 def step_flops(
@@ -82,6 +121,7 @@ def step_flops(
     lengths: Iterable[float],
     num_trained: int,
     num_tiles: int,
+    num_overviews: int = 0,
     trains_weights: bool = True,
 ) -> float:
     """Return the operations of a training step, forward and backward, over documents of these lengths.
@@ -96,10 +136,12 @@ def step_flops(
     # Gradients of activations flow through a frozen part only if an earlier part is trained.
     to_vision = "vision" not in still
     to_projector = to_vision or "projector" not in still
+    in_projector = cost.per_tile_projector * num_tiles + cost.per_overview_projector * num_overviews
+    in_vision = cost.per_tile_vision * num_tiles + cost.per_overview_vision * num_overviews
     return (
         language * (1 + (to_projector or "language" not in still) + (trains_weights and "language" not in still))
-        + cost.per_tile_projector * num_tiles * (1 + to_projector + (trains_weights and "projector" not in still))
-        + cost.per_tile_vision * num_tiles * (1 + to_vision + (trains_weights and to_vision))
+        + in_projector * (1 + to_projector + (trains_weights and "projector" not in still))
+        + in_vision * (1 + to_vision + (trains_weights and to_vision))
     )
 
 

@@ -251,6 +251,7 @@ class Meter:
             lengths=pack.cu_seqlens.diff().tolist()[: len(pack.names)],  # without the padding document
             num_trained=len(trained_positions(pack.labels)),
             num_tiles=len(pack.tiles),
+            num_overviews=pack.num_overviews,
             trains_weights=self._trains_weights,
         )
 

@@ -1,6 +1,7 @@
 """Assign parameters to the parts of the model, freeze parts, and form the optimizer's parameter groups.
 
-The encoder's attention pool is in the released files but is not used, so it is never trained.
+The attention pool of DeepSeek-VL2's encoder and the patch embedding of DeepSeek-OCR's CLIP are in the released files
+but are not used, so they are never trained.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import nn
 
 from vl2.config import ModelConfig
 from vl2.errors import UserError
-from vl2.train.stage import Part, Stage
+from vl2.train.stage import Part, Stage, VisionPart
 
 _PARTS: dict[str, Part] = {
     "vision": "vision",
@@ -21,8 +22,15 @@ _PARTS: dict[str, Part] = {
     "view_separator": "projector",
     "language": "language",
 }
-_UNUSED = "vision.attn_pool."
-_NOT_DECAYED = "vision.pos_embed"  # a table of offsets, although it has the shape of a matrix
+# The parts of the DeepSeek-OCR family's encoder; a longer prefix comes before its own beginning.
+_VISION_PARTS: dict[str, VisionPart] = {
+    "vision.sam.net_": "convolutions",
+    "vision.sam.": "sam",
+    "vision.clip.": "clip",
+}
+_UNUSED = ("vision.attn_pool.", "vision.clip.embeddings.patch_embedding.")
+# Tables of offsets, although they have the shape of a matrix.
+_OFFSETS = ("pos_embed", "rel_pos_h", "rel_pos_w", "position_embedding.weight")
 
 
 class HasConfig(Protocol):
@@ -44,7 +52,8 @@ class ParameterGroup:
 
 def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Return whether Muon applies to a parameter: a matrix or a stack of matrices in a block, except routers."""
-    return parameter.ndim > 1 and (".blocks." in name or ".layers." in name) and not name.endswith("gate.weight")
+    is_in_block = ".blocks." in name or ".layers." in name
+    return parameter.ndim > 1 and is_in_block and not name.endswith(("gate.weight", *_OFFSETS))
 
 
 def part_of(name: str) -> Part:
@@ -52,10 +61,22 @@ def part_of(name: str) -> Part:
     return _PARTS[name.split(".")[0]]
 
 
+def vision_part_of(name: str) -> VisionPart | None:
+    """Return the part of the DeepSeek-OCR family's encoder to which a parameter belongs; None for all others."""
+    return next((part for start, part in _VISION_PARTS.items() if name.startswith(start)), None)
+
+
 def freeze(model: nn.Module, stage: Stage) -> None:
-    """Freeze the parts that the stage freezes, in place. Parameters that are already frozen stay frozen."""
+    """Freeze the parts that the stage freezes, in place. Parameters that are already frozen stay frozen.
+
+    Raise UserError for a part of an encoder that the model does not have.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for part in stage.frozen:
+        if part in get_args(VisionPart) and not any(vision_part_of(name) == part for name in names):
+            raise UserError(f"stage {stage.name}: this model has no {part} to freeze; it has vision")
     for name, parameter in model.named_parameters():
-        if part_of(name) in stage.frozen or name.startswith(_UNUSED):
+        if part_of(name) in stage.frozen or vision_part_of(name) in stage.frozen or name.startswith(_UNUSED):
             parameter.requires_grad_(False)
 
 
@@ -79,7 +100,7 @@ def parameter_groups(model: nn.Module, stage: Stage) -> list[ParameterGroup]:
     found: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_decayed = parameter.ndim > 1 and name != _NOT_DECAYED
+            is_decayed = parameter.ndim > 1 and not name.endswith(_OFFSETS)
             rule = (
                 stage.rate_multiplier(part_of(name)),
                 stage.weight_decay if is_decayed else 0.0,

@@ -46,7 +46,7 @@ class ModelFiles:
         """Return the processor. Raise UserError if its tiles or vocabulary do not fit the model."""
         processor = Processor.from_folder(self.processor_folder)
         made = processor.config.tile_px, processor.config.tokens_per_side
-        taken = self.config.siglip.image_size, self.config.tokens_per_side
+        taken = self.config.vision_config.image_size, self.config.tokens_per_side
         if made != taken:
             raise UserError(
                 f"the processor in {self.processor_folder} makes tiles of {made[0]} px and {made[1]} tokens a side, "

@@ -27,7 +27,7 @@ def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", 
     if encoder == "whole":
         _checkpoint_forward(model.vision)
     elif encoder == "blocks":
-        for block in model.siglip.blocks:
+        for block in model.encoder_blocks:
             _checkpoint_forward(block)
     if layers:
         for layer in model.language.model.layers:
@@ -35,12 +35,12 @@ def checkpoint_activations(model: VL2, *, encoder: EncoderRecompute = "blocks", 
 
 
 def compile_encoder(model: VL2, backend: str = "inductor") -> None:
-    """Compile the vision blocks for any number of tiles. In place; call this before `checkpoint_activations`.
+    """Compile the blocks of the encoder for any number of tiles. In place; call this before `checkpoint_activations`.
 
     The shapes in the blocks vary only in the number of tiles, so each compiles once. The decoder is not compiled,
     because document lengths and expert loads differ in every step.
     """
-    for block in model.siglip.blocks:
+    for block in model.encoder_blocks:
         block.forward = torch.compile(block.forward, dynamic=True, backend=backend)
 
 

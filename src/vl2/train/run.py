@@ -33,7 +33,7 @@ from vl2.train.loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_l
 from vl2.train.loss_spike import LossSpikeSkip
 from vl2.train.metric_outputs import Outputs, TrainProgress
 from vl2.train.metrics import METRICS, Meter, StepMetrics
-from vl2.train.parallel.parallelize import check_experts, check_ranks, parallelize
+from vl2.train.parallel.parallelize import check_experts, check_model, check_ranks, parallelize
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_step import PipelineStep
 from vl2.train.parallel.tile_balance import TileBalancer
@@ -162,6 +162,7 @@ class Run:
         # Checkpoints do not contain the weights under an adapter, which are loaded from their original source again.
         is_filled_later = found is not None and not recipe.adapter.is_used
         files = find_model(recipe.model, folder if is_filled_later else None)
+        check_model(files.config, recipe, ranks.size)
         check_experts(files.config, recipe, ranks.size)
         processor = replace(files.processor(), character_level=frozenset(recipe.data.spelled))
         for evaluation in evaluations:

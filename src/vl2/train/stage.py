@@ -10,13 +10,16 @@ the paper's "step" schedule ends, too) and 1e-8.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from vl2.errors import UserError
 
 Part = Literal["vision", "projector", "language"]  # the projector includes the newline and separator vectors
+# What can be frozen: a part, or of the DeepSeek-OCR family's encoder SAM, the two convolutions behind it, or CLIP.
+VisionPart = Literal["sam", "convolutions", "clip"]
+Freezable = Literal["vision", "projector", "language", "sam", "convolutions", "clip"]
 Schedule = Literal["cosine", "step", "constant"]
 Optimizer = Literal["adamw", "muon"]  # muon: Muon for the matrices of the blocks, AdamW for all other parameters
 
@@ -32,7 +35,7 @@ class Stage:
     name: str
     learning_rate: float  # the peak
     rate_multipliers: Mapping[Part, float] = field(default_factory=dict)  # by part; the default is 1
-    frozen: tuple[Part, ...] = ()
+    frozen: tuple[Freezable, ...] = ()
     schedule: Schedule
     warmup_steps: int
     final_rate_ratio: float = COSINE_FLOOR  # the final rate over the peak, for the cosine schedule only
@@ -53,18 +56,22 @@ class Stage:
     max_tiles_per_pack: int | None = None
 
     def __post_init__(self) -> None:
-        for part in (*self.frozen, *self.rate_multipliers):
+        for part in self.frozen:
+            if part not in get_args(Freezable):
+                raise UserError(f"a part of the model must be one of {', '.join(get_args(Freezable))}, got {part!r}")
+        for part in self.rate_multipliers:
             if part not in get_args(Part):
                 raise UserError(f"a part of the model must be one of {', '.join(get_args(Part))}, got {part!r}")
+        still = {*self.frozen, *(["vision"] if freezes_vision(self.frozen) else [])}
         if self.schedule not in get_args(Schedule):
             raise UserError(f"schedule must be one of {', '.join(get_args(Schedule))}, got {self.schedule!r}")
         if self.optimizer not in get_args(Optimizer):
             raise UserError(f"optimizer must be one of {', '.join(get_args(Optimizer))}, got {self.optimizer!r}")
         if self.optimizer == "muon" and self.is_bfloat16_optimizer:
             raise UserError(f"stage {self.name}: a bfloat16 optimizer is AdamW, so optimizer must be adamw")
-        if set(self.frozen) == set(get_args(Part)):
+        if set(get_args(Part)) <= still:
             raise UserError(f"stage {self.name}: all parts are frozen, nothing would be trained")
-        idle = sorted(set(self.frozen) & set(self.rate_multipliers))
+        idle = sorted(still & set(self.rate_multipliers))
         if idle:
             raise UserError(f"stage {self.name}: {idle[0]} is frozen, so it can have no rate multiplier")
         if "language" in self.frozen and self.expert_bias_step:
@@ -100,6 +107,18 @@ class Stage:
 
     def rate_multiplier(self, part: Part) -> float:
         return self.rate_multipliers.get(part, 1.0)
+
+
+def freezes_vision(frozen: Collection[Freezable]) -> bool:
+    """Return whether the whole encoder is frozen, as one part or by all of its parts."""
+    return "vision" in frozen or {*get_args(VisionPart)} <= {*frozen}
+
+
+def still_stage_parts(stage: Stage) -> tuple[Part, ...]:
+    """Return the parts that a stage freezes as a whole."""
+    return tuple(
+        part for part in get_args(Part) if part in stage.frozen or (part == "vision" and freezes_vision(stage.frozen))
+    )
 
 
 def _paper_stages(

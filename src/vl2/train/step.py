@@ -179,7 +179,7 @@ class TrainStep:
         for pack in packs:
             own[0] += int((pack.labels[1:] != IGNORE_ID).sum())
             own[1] += pack.num_tokens
-            own[2] += len(pack.tiles)
+            own[2] += pack.num_views
             own[3] += self._num_balanced(pack)
             own[4] += self._auxiliary_loss.count(pack) if self._auxiliary_loss is not None else 0
         total = self.data_ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
@@ -195,7 +195,7 @@ class TrainStep:
     def _count_tiles(self, packs: Sequence[Packed]) -> tuple[tuple[int, ...], ...]:
         """Return the number of tiles of every rank, for each group of packs that the ranks encode together."""
         together = self._packs_together
-        own = [len(pack.tiles) for pack in packs]
+        own = [pack.num_views for pack in packs]
         size = together or max(len(own), 1)
         groups = [sum(own[first : first + size]) for first in range(0, len(own), size)]
         ranks = self.data_ranks

@@ -231,7 +231,7 @@ class Scheduler:
         )
         self.totals.prompt_tokens += len(sample)
         self.totals.visual_tokens += int(sample.image_mask.sum())
-        self.totals.tiles += len(sample.tiles) + sample.num_overviews
+        self.totals.tiles += sample.num_views
 
     def _next_to_prefill(self) -> Task:
         """Return alternately the oldest prompt and the one with the fewest tokens left to prefill.

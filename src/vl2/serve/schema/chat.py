@@ -67,6 +67,8 @@ class ChatMessage(Lenient):
     refusal: Text | None = None
     annotations: WithoutEffect
     boxes: WithoutEffect
+    blocks: WithoutEffect
+    markdown: WithoutEffect
     reasoning_content: WithoutEffect
     reasoning: WithoutEffect
     audio: WithoutEffect

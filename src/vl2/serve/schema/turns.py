@@ -39,6 +39,8 @@ class TextPart(Lenient):
     annotations: WithoutEffect
     logprobs: WithoutEffect
     boxes: WithoutEffect
+    blocks: WithoutEffect
+    markdown: WithoutEffect
 
     def piece(self) -> Piece:
         return self.text

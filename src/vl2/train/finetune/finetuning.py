@@ -41,6 +41,7 @@ from vl2.train.finetune.options import TuningOptions
 from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
 from vl2.train.finetune.split_data import OwnData, prepare
 from vl2.train.metrics import METRICS
+from vl2.train.parallel.parallelize import check_model
 from vl2.train.prepare import INDEXES, make_plan, open_stores
 from vl2.train.ranks import ONE, find_device, num_started
 from vl2.train.recipe import Recipe
@@ -145,7 +146,6 @@ def plan(
     _check_folder(folder, asked, resume=resume)
     checkpoint = locate_checkpoint(options.model)
     config = ModelConfig.from_file(checkpoint / "config.json")
-    config.require_deepseek_vl2("fine-tuning")
     processor = Processor.from_folder(checkpoint)
     context = config.language_config.max_position_embeddings
     is_random = options.model == BUILT_IN and not any(checkpoint.glob("*.safetensors"))
@@ -157,6 +157,7 @@ def plan(
         )
         train_path = folder / split_data.FOLDER / split_data.TRAIN
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random)
+        check_model(config, recipe, 1)
         size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")

@@ -25,7 +25,7 @@ from vl2.train.recipe import (
     RunOptions,
     SourceOptions,
 )
-from vl2.train.stage import Part, Stage
+from vl2.train.stage import Freezable, Part, Stage
 
 if TYPE_CHECKING:
     from vl2.train.finetune.split_data import OwnData
@@ -49,7 +49,7 @@ class TuningOptions:
 
     model: str
     adapter: AdapterOptions = field(default_factory=AdapterOptions)  # method "none" trains the weights themselves
-    frozen: tuple[Part, ...] = ()
+    frozen: tuple[Freezable, ...] = ()
     rates: Mapping[Part, float] = field(default_factory=dict)  # multiples of the learning rate
     learning_rate: float | None = None
     epochs: float = 3.0

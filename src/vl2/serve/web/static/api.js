@@ -36,7 +36,7 @@ export async function planTiles(messages, signal) {
   return (await call("/v1/images/tiles", { messages }, signal)).json();
 }
 
-/** Ask, and yield the pieces of the answer: {text}, {boxes}, {finish}, {usage}. `options` go before the settings. */
+/** Ask, and yield the pieces of the answer: {text}, {boxes, blocks, markdown}, {finish}, {usage}. `options` go before the settings. */
 export async function* streamChat(messages, signal, options = {}) {
   const response = await call(
     "/v1/chat/completions",
@@ -60,7 +60,10 @@ export async function* streamChat(messages, signal, options = {}) {
     if (chunk.usage) yield { usage: chunk.usage };
     const choice = chunk.choices?.[0];
     if (choice?.delta?.content) yield { text: choice.delta.content };
-    if (choice?.delta?.boxes) yield { boxes: choice.delta.boxes };
+    if (choice?.delta?.boxes) {
+      const { boxes, blocks, markdown } = choice.delta;
+      yield { boxes, blocks, markdown };
+    }
     if (choice?.finish_reason) yield { finish: choice.finish_reason };
   }
   throw new ApiError(say("broken"));

@@ -6,8 +6,8 @@ import { Conversation } from "./conversation.js";
 import { byId, toast } from "./dom.js";
 import { exampleButtons } from "./examples.js";
 import { chooseLanguage, currentLanguage, initialLanguage, setLanguage } from "./i18n.js";
-import { presenceQuestion, yesOrNo } from "./prompts.js";
-import { connectSettings, offerModels, settings } from "./settings.js";
+import { isReader, presenceQuestion, yesOrNo } from "./prompts.js";
+import { connectSettings, offerModels, served, settings } from "./settings.js";
 import { connectTheme } from "./theme.js";
 import { TurnView } from "./turn_view.js";
 
@@ -47,11 +47,13 @@ async function answer(turn) {
     for await (const piece of streamChat(await asked.messages(), running.signal)) {
       turn.answer.text += piece.text ?? "";
       turn.answer.boxes = piece.boxes ?? turn.answer.boxes;
+      turn.answer.blocks = piece.blocks ?? turn.answer.blocks;
+      turn.answer.markdown = piece.markdown ?? turn.answer.markdown;
       turn.answer.finish = piece.finish ?? turn.answer.finish;
       turn.answer.usage = piece.usage ?? turn.answer.usage;
       show();
     }
-    if (view.hasLocated() && settings.checkPresence) turn.answer.presence = await askPresence(asked, turn, running.signal);
+    if (view.hasLocated() && settings.checkPresence && !isReader(served.kind)) turn.answer.presence = await askPresence(asked, turn, running.signal);
   } catch (error) {
     if (error.name === "AbortError") turn.answer.isStopped = true;
     else turn.answer.error = error.message;
@@ -116,13 +118,18 @@ function paced(run) {
 
 function showExamples() {
   const use = (file, task, question) => composer.fill(file, task, question);
-  byId("examples").replaceChildren(...exampleButtons(currentLanguage(), use));
+  // The examples are questions about scenes and charts, and a model of the DeepSeek-OCR family reads pages.
+  byId("examples").replaceChildren(...(isReader(served.kind) ? [] : exampleButtons(currentLanguage(), use)));
 }
 
 async function loadModels() {
   const models = await listModels();
+  const before = served.kind;
   offerModels(models);
   composer.limits = models[0].image_limits;
+  if (served.kind === before) return;
+  composer.showTasks(true);
+  showExamples();
 }
 
 function showLanguage() {

@@ -31,9 +31,11 @@ export class BoxedPicture {
   }
 
   /** Add the boxes that are new: an answer grows, and what has come stays. */
-  update(mentions) {
+  update(mentions, page) {
     const colors = colorsOf(mentions);
-    const all = mentions.flatMap(({ label, boxes }, index) => boxes.map((box) => ({ label, box, index })));
+    const all = mentions.flatMap(({ label, boxes, page: at }, index) =>
+      at === page ? boxes.map((box) => ({ label, box, index })) : [],
+    );
     for (const { label, box, index } of all.slice(this.count)) {
       this.frame.append(boxElement(box, label, index, colors.get(label), this.picture));
     }
@@ -64,6 +66,36 @@ function boxElement([x0, y0, x1, y1], label, index, color, picture) {
   element.style.setProperty("--color", color);
   element.style.setProperty("--ink", inkOn(color));
   if (y0 < 60) element.classList.add("inside");
+  return element;
+}
+
+// Types of blocks that are pictures, as in vl2.process.page_blocks.
+const PICTURES = ["image", "figure", "picture"];
+
+/** Return what stands above a block: a button with its type, and for a picture what its boxes show. */
+export function blockElement(mention, index, color, picture) {
+  const button = mentionElement(mention, index, color);
+  button.classList.add("block-type");
+  if (picture && PICTURES.includes(mention.label.toLowerCase())) {
+    button.append(...mention.boxes.filter(([x0, y0, x1, y1]) => x0 < x1 && y0 < y1).map((box) => cutOut(picture, box)));
+  }
+  return button;
+}
+
+/** Return an element that shows a part of a picture. */
+function cutOut(picture, [x0, y0, x1, y1]) {
+  const [width, height] = [x1 - x0, y1 - y0];
+  const image = make("img", { src: picture.url, alt: "" });
+  const share = (value, whole) => `${(value / whole) * 100}%`;
+  Object.assign(image.style, {
+    width: share(SCALE, width),
+    height: share(SCALE, height),
+    left: share(-x0, width),
+    top: share(-y0, height),
+  });
+  const element = make("span", { className: "cut-out" }, image);
+  element.style.aspectRatio = `${width * picture.width} / ${height * picture.height}`;
+  element.style.setProperty("--width", `${Math.round((width / SCALE) * picture.width)}px`);
   return element;
 }
 

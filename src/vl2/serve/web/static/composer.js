@@ -4,7 +4,8 @@ import { planTiles } from "./api.js";
 import { byId, make, toast } from "./dom.js";
 import { say } from "./i18n.js";
 import { filesOf, openPicture } from "./pictures.js";
-import { needsQuestion, promptOf, TASKS } from "./prompts.js";
+import { needsQuestion, promptOf, tasksOf } from "./prompts.js";
+import { served } from "./settings.js";
 import { connectViewer, openViewer } from "./viewer.js";
 
 export class Composer {
@@ -115,7 +116,7 @@ export class Composer {
   clear() {
     this.pictures = [];
     this.field.value = "";
-    if (!needsQuestion(this.task)) byId("tasks").querySelector("[value=ask]").checked = true;
+    if (!needsQuestion(this.task)) byId("tasks").querySelector(`[value=${tasksOf(served.kind)[0]}]`).checked = true;
     this.showPictures();
     this.showPlaceholder();
     this.fit();
@@ -142,7 +143,7 @@ export class Composer {
     const shown = task === "ask" ? question : say(`said${task[0].toUpperCase()}${task.slice(1)}`, question);
     const pictures = this.pictures;
     this.clear();
-    this.send({ shown, prompt: promptOf(task, question), pictures, task, query: question });
+    this.send({ shown, prompt: promptOf(task, question, served.kind), pictures, task, query: question });
   }
 
   missing(question) {
@@ -159,13 +160,15 @@ export class Composer {
     this.field.style.height = `${Math.min(this.field.scrollHeight, 200)}px`;
   }
 
-  /** Show tasks and placeholder in the language of the page. */
-  showTasks() {
-    const chosen = byId("tasks").querySelector("input:checked")?.value ?? "ask";
+  /** Show the tasks of the model, and the placeholder, in the language of the page. Of a new model the first is chosen. */
+  showTasks(isNewModel = false) {
+    const tasks = tasksOf(served.kind);
+    const before = byId("tasks").querySelector("input:checked")?.value;
+    const chosen = !isNewModel && tasks.includes(before) ? before : tasks[0];
     const legend = byId("tasks").querySelector("legend");
     byId("tasks").replaceChildren(
       legend,
-      ...TASKS.map((task) =>
+      ...tasks.map((task) =>
         make(
           "label",
           { className: "task" },

@@ -16,6 +16,8 @@ export class Conversation {
     const answer = {
       text: "",
       boxes: [],
+      blocks: undefined, // of the DeepSeek-OCR family, and so is the Markdown
+      markdown: undefined,
       finish: null,
       usage: null,
       error: null,
@@ -39,8 +41,13 @@ export class Conversation {
 
   /** The picture that the boxes of a turn's answer are about: the last one so far. */
   pictureOf(turn) {
+    return this.picturesOf(turn, 1).at(-1) ?? null;
+  }
+
+  /** The pictures that an answer about so many pages is about: the last ones so far. */
+  picturesOf(turn, numPages) {
     const upTo = this.kept(this.turns.slice(0, this.turns.indexOf(turn) + 1));
-    return upTo.flatMap(({ pictures }) => pictures).at(-1) ?? null;
+    return upTo.flatMap(({ pictures }) => pictures).slice(-numPages);
   }
 
   /** The messages of a request whose last question is the last turn's. */
@@ -73,12 +80,14 @@ export class Conversation {
   /** One answer as a file. */
   toJson(turn) {
     const picture = this.pictureOf(turn);
-    const { text, boxes, finish, usage, presence } = turn.answer;
+    const { text, boxes, blocks, markdown, finish, usage, presence } = turn.answer;
     return {
       model: settings.model,
       question: turn.prompt,
       text,
       boxes,
+      blocks, // undefined is left out of JSON
+      markdown,
       presence,
       image: picture && { name: picture.name, width: picture.width, height: picture.height },
       finish_reason: finish,

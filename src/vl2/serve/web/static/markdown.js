@@ -1,9 +1,10 @@
 // Markdown to elements. markdown-it reads it; elements are made here from its tokens, never through HTML:
-// tags in a text are shown as text, links go to http(s) only, pictures are never fetched.
+// tags in a text are shown as text, links go to http(s) only, pictures are never fetched. Only tables in HTML are read.
 
 import "./markdown-it.umd.min.js";
 import { make } from "./dom.js";
 import { MENTION } from "./grounding.js";
+import { addTableRule, tableElements } from "./html_table.js";
 import { say } from "./i18n.js";
 
 const MAX_LEVEL = 16; // quotes and lists inside each other; what is deeper is shown as it was written
@@ -31,6 +32,8 @@ parser.block.ruler.before("table", "too_deep", (state, start, end, silent) => {
   state.line = end;
   return true;
 });
+
+addTableRule(parser);
 
 /** Shows a text that grows. */
 export class MarkdownView {
@@ -93,6 +96,7 @@ export class MarkdownView {
     else if (token.type === "softbreak" || token.type === "hardbreak") place.append(make("br"));
     else if (token.type === "code_inline") place.append(make("code", { textContent: this.plain(token.content) }));
     else if (token.type === "fence") place.append(this.codeBlock(token));
+    else if (token.type === "html_table") place.append(...tableElements(token.content, (text) => this.plain(text)));
     else if (token.type === "hr") place.append(make("hr"));
     else if (token.type === "image") place.append(imageLink(token.attrGet("src"), this.plain(token.content)));
     else place.append(this.plain(token.content));

@@ -1,14 +1,28 @@
 // What is sent for each task. The wording is that of vl2.infer.prompts; a test compares the two.
 
-export const TASKS = ["ask", "locate", "describe", "read", "like"];
+const TASKS = ["ask", "locate", "describe", "read", "like"];
 
 const DESCRIBE = "<|grounding|>Can you describe this image in detail?";
 const READ = "Transcribe the whole page.";
 const LIKE =
   "<|grounding|>In the first image, an object within the red rectangle is marked. Locate the object of the same category in the second image.";
 
+/** Return the tasks of a model. The DeepSeek-OCR family reads pages first of all. */
+export const tasksOf = (kind) => (isReader(kind) ? ["read", "ask", "locate", "describe"] : TASKS);
+
+/** Whether a model is one of the DeepSeek-OCR family, whose answers are blocks of a page. */
+export const isReader = (kind) => kind !== "DeepSeek-VL2";
+
 /** Return the text that the model gets. */
-export function promptOf(task, question) {
+export function promptOf(task, question, kind) {
+  if (isReader(kind)) {
+    return {
+      ask: question,
+      locate: `Locate <|ref|>${question}<|/ref|> in the image.`,
+      describe: "<|grounding|>Describe this image in detail.",
+      read: kind === "Unlimited-OCR" ? "document parsing." : "<|grounding|>Convert the document to markdown.",
+    }[task];
+  }
   return { ask: question, locate: `<|ref|>${question}<|/ref|>.`, describe: DESCRIBE, read: READ, like: LIKE }[task];
 }
 

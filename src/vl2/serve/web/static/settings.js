@@ -5,6 +5,7 @@ import { byId, make } from "./dom.js";
 const NAME = "vl2.settings";
 const DEFAULTS = { model: "", system: "", maxTokens: 1024, temperature: 0, wellFormed: false, checkPresence: true };
 
+export const served = { kind: "DeepSeek-VL2" }; // which model the server has
 export const settings = { ...DEFAULTS, ...stored(), apiKey: sessionStorage.getItem("vl2.key") ?? "" };
 
 function stored() {
@@ -55,6 +56,7 @@ export function connectSettings(onChange) {
 export function offerModels(models) {
   byId("model").replaceChildren(...models.map(({ id }) => make("option", { value: id, textContent: id })));
   if (!models.some(({ id }) => id === settings.model)) settings.model = models[0].id;
+  served.kind = models[0].kind;
   byId("model-name").textContent = settings.model;
   byId("model-name").title = settings.model; // a phone has no room for a long one
 }

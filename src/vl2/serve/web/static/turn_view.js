@@ -1,10 +1,12 @@
 // One turn on the page: the question with its pictures, the answer as it comes, its boxes, and what can be done with it.
 
-import { BoxedPicture, colorsOf, drawPng, linkMentions, mentionElement } from "./boxes.js";
+import { blockElement, BoxedPicture, colorsOf, drawPng, linkMentions, mentionElement } from "./boxes.js";
 import { make, save, toast } from "./dom.js";
 import { plainText, readAnswer } from "./grounding.js";
 import { say } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
+import { isReader } from "./prompts.js";
+import { served } from "./settings.js";
 
 const PRESENCE = { yes: "presenceYes", no: "presenceNo" };
 const MAX_QUESTION_PX = 320; // as in style.css
@@ -22,6 +24,7 @@ export class TurnView {
     this.answer = make(
       "article",
       { className: "turn answer", attributes: { "aria-label": say("answer"), "aria-busy": "true" } },
+      make("h2", { className: "hidden-text", textContent: say("answer") }), // above the headings of the answer
       this.waiting,
       this.text,
       this.figure,
@@ -29,12 +32,13 @@ export class TurnView {
     );
     this.again = again;
     this.mentions = [];
+    this.hasBlocks = isReader(served.kind);
     this.markdown = new MarkdownView(this.text, {
-      mention: (index) => mentionElement(this.mentions[index], index, this.colors.get(this.mentions[index].label)),
+      mention: (index) => this.mentionElement(index),
       label: (index) => this.mentions[index].label,
       copy,
     });
-    this.boxed = null;
+    this.boxed = []; // a picture with boxes for each page
     linkMentions(this.answer);
     this.update();
   }
@@ -43,8 +47,10 @@ export class TurnView {
   update() {
     if (this.answer.getAttribute("aria-busy") === "false") return;
     const { answer } = this.turn;
-    const { markdown, mentions } = readAnswer(answer.text, answer.isDone);
+    const { hasBlocks } = this;
+    const { markdown, mentions, numPages } = readAnswer(answer.text, { isComplete: answer.isDone, hasBlocks });
     this.mentions = mentions;
+    this.pictures = this.conversation.picturesOf(this.turn, numPages);
     this.colors = colorsOf(mentions);
     this.markdown.update(markdown);
     this.waiting.hidden = answer.text !== "" || answer.isDone;
@@ -53,14 +59,23 @@ export class TurnView {
     if (answer.isDone) this.finish(mentions);
   }
 
+  mentionElement(index) {
+    const mention = this.mentions[index];
+    const color = this.colors.get(mention.label);
+    if (!this.hasBlocks) return mentionElement(mention, index, color);
+    return blockElement(mention, index, color, this.pictures[mention.page]);
+  }
+
   showBoxes() {
-    const picture = this.conversation.pictureOf(this.turn);
-    if (!picture || !this.mentions.length) return;
-    if (!this.boxed) {
-      this.boxed = new BoxedPicture(picture);
-      this.figure.append(this.boxed.element);
-    }
-    this.boxed.update(this.mentions);
+    if (!this.mentions.length) return;
+    this.pictures.forEach((picture, page) => {
+      if (this.boxed[page]?.picture !== picture) {
+        this.boxed[page]?.element.remove();
+        this.boxed[page] = new BoxedPicture(picture);
+        this.figure.append(this.boxed[page].element);
+      }
+      this.boxed[page].update(this.mentions, page);
+    });
   }
 
   finish(mentions) {
@@ -69,10 +84,10 @@ export class TurnView {
     const notes = [];
     if (answer.error) notes.push(make("p", { className: "error", textContent: answer.error, attributes: { role: "alert" } }));
     notes.push(...this.remarks().map((textContent) => make("p", { className: "note", textContent })));
-    if (answer.presence?.says === "no") this.boxed?.element.classList.add("is-doubtful");
+    if (answer.presence?.says === "no") this.boxed[0]?.element.classList.add("is-doubtful");
     const tools = make("div", { className: "answer-tools" });
     if (answer.text) {
-      tools.append(this.tool("copy", () => copy(plainText(answer.text))));
+      tools.append(this.tool("copy", () => copy(answer.markdown ?? plainText(answer.text))));
       if (mentions.length) tools.append(this.tool("savePng", () => this.savePng(mentions)));
       tools.append(this.tool("saveJson", () => this.saveJson()));
     }
@@ -130,8 +145,9 @@ export class TurnView {
   }
 
   async savePng(mentions) {
-    const picture = this.conversation.pictureOf(this.turn);
-    save(await drawPng(picture, mentions), `${stem(picture.name)}-boxes.png`);
+    for (const [page, picture] of this.pictures.entries()) {
+      save(await drawPng(picture, mentions.filter((mention) => mention.page === page)), `${stem(picture.name)}-boxes.png`);
+    }
   }
 
   saveJson() {
