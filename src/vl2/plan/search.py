@@ -8,7 +8,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
@@ -20,7 +19,7 @@ from vl2.train.flops import ForwardCost, step_flops
 from vl2.train.parallel.pipeline_split import UnitCosts, units
 from vl2.train.recipe import SplitKind
 from vl2.train.shard import check_divided
-from vl2.train.size import optimizer_bytes
+from vl2.train.size import held_dtype, optimizer_bytes
 from vl2.train.stage import Stage, total_steps
 
 _MAX_STAGES, _MAX_EXPERT_RANKS = 16, 16
@@ -116,8 +115,9 @@ def plan_stage(
             expert_rate=cluster.peak_flops * cluster.expert_efficiency,
             trained_share=0.5,
         )
-    # Sharded weights are float32 if they are trained and bfloat16 if they are frozen.
-    bytes_per_parameter = float(torch.float32.itemsize + optimizer_bytes(stage, torch.float32))
+    # Frozen weights are bfloat16.
+    held = held_dtype(stage)
+    bytes_per_parameter = float(held.itemsize + optimizer_bytes(stage, held))
     if "language" in stage.frozen:
         bytes_per_parameter = 2.0 + (bytes_per_parameter - 2.0) * _trained_share(config)
     best: tuple[LayoutChoice, StepTime] | None = None

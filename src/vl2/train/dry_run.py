@@ -27,7 +27,7 @@ from vl2.train.parts import check_trained, freeze, part_of, still_parts
 from vl2.train.prepare import find_model, make_plan, model_config, num_steps, open_stores, plan_options
 from vl2.train.ranks import ONE, find_device
 from vl2.train.recipe import EncoderRecompute, ModelOptions, Recipe
-from vl2.train.size import GRADIENT_BYTES, size_of
+from vl2.train.size import gradient_bytes, size_of
 from vl2.train.stage import Part
 
 ASSUMED_MFU = 0.4  # the fraction of the rate of a large matrix product that training reaches
@@ -146,7 +146,7 @@ def expected_memory(model: VL2, recipe: Recipe, *, most_tiles: int) -> Memory:
     stage, config, dtype = recipe.stage, model.config, DTYPES[recipe.engine.compute]
     # Routers are always float32, but too small to count.
     size = size_of(model, stage, recipe.adapter, dtype, is_sharded=recipe.engine.parallel == "sharded")
-    gradients = GRADIENT_BYTES * size.num_trained
+    gradients = gradient_bytes(stage) * size.num_trained
     return Memory(
         weights=size.weight_bytes,
         gradients=gradients,

@@ -386,7 +386,7 @@ def _train_step(
 ) -> TrainStep:
     packs_together = recipe.engine.balance_tiles
     if isinstance(model, PipelineModel):
-        return PipelineStep(model, recipe.stage, balances_tiles=packs_together > 0)
+        return PipelineStep(model, recipe.stage, balances_tiles=packs_together > 0, seed=recipe.seed)
     balancer = None
     if packs_together and ranks.size > 1:
         dtype = DTYPES[recipe.engine.compute]
@@ -398,6 +398,7 @@ def _train_step(
         balancer,
         auxiliary_loss=auxiliary_loss,
         auxiliary_weight=recipe.auxiliary_loss.weight,
+        seed=recipe.seed,
     )
 
 

@@ -110,8 +110,12 @@ class TrainStep:
         *,
         auxiliary_loss: AuxiliaryLoss | None = None,
         auxiliary_weight: float = 1.0,
+        seed: int = 0,
     ) -> None:
-        """Create the optimizer. Without a `balancer`, every rank encodes its own tiles."""
+        """Create the optimizer, whose stochastic rounding has the `seed`.
+
+        Without a `balancer`, every rank encodes its own tiles.
+        """
         check_balance(model, stage)
         if ranks.device.type == "cpu":
             tune_malloc()
@@ -123,6 +127,7 @@ class TrainStep:
             eps=stage.eps,
             is_bfloat16=stage.is_bfloat16_optimizer,
             ranks=ranks,
+            seed=seed,
         )
         self._is_sharded = is_sharded(model)
         self._balancer = balancer

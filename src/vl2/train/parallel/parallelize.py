@@ -15,6 +15,7 @@ from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
 from vl2.train.shard import check_divided, shard
+from vl2.train.size import held_dtype
 
 
 def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
@@ -22,12 +23,12 @@ def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tup
 
     Call `freeze` first. Raise UserError if the ranks cannot be divided as the recipe says.
     """
-    engine, dtype = recipe.engine, DTYPES[recipe.engine.compute]
+    engine, dtype, held = recipe.engine, DTYPES[recipe.engine.compute], held_dtype(recipe.stage)
     if engine.pipeline == 1:
-        shard(model, engine.parallel, ranks, dtype, expert_parallel=engine.expert_parallel)
+        shard(model, engine.parallel, ranks, dtype, expert_parallel=engine.expert_parallel, held=held)
         return model, ranks
     layout = make_layout(ranks, pipeline=engine.pipeline, expert_parallel=engine.expert_parallel)
-    return PipelineModel(model, split_for(model, recipe, plan), layout, dtype), layout.data
+    return PipelineModel(model, split_for(model, recipe, plan), layout, dtype, held=held), layout.data
 
 
 def split_for(model: VL2, recipe: Recipe, plan: PackPlan) -> PipelineSplit:

@@ -29,11 +29,11 @@ from vl2.train.step import StepCounts, StepReport, StepTally, TrainStep
 class PipelineStep(TrainStep):
     """A training step for the segments on this rank, together with the ranks that hold the others."""
 
-    def __init__(self, model: PipelineModel, stage: Stage, *, balances_tiles: bool) -> None:
+    def __init__(self, model: PipelineModel, stage: Stage, *, balances_tiles: bool, seed: int = 0) -> None:
         """Prepare training; `balances_tiles` balances tiles over the ranks that hold the encoder's first layers."""
         self.pipeline = model
         self._balances_tiles = balances_tiles
-        super().__init__(model, stage, model.layout.world)
+        super().__init__(model, stage, model.layout.world, seed=seed)
 
     @property
     def data_ranks(self) -> Ranks:
