@@ -31,6 +31,7 @@ def metrics(step: int, **changes: Any) -> StepMetrics:
         "auxiliary_loss": 1.5,
         "learning_rate": 1e-3 / step,
         "grad_norm": 1.5,
+        "grad_norm_by_part": {"vision": 0.9, "experts": 1.2},
         "tokens": 1000,
         "trained_tokens": 300,
         "tiles": 12,

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class StepMetrics:
     auxiliary_loss: float
     learning_rate: float
     grad_norm: float
+    grad_norm_by_part: Mapping[str, float] = field(default_factory=dict)  # of the trained parts
     tokens: int  # without padding
     trained_tokens: int
     tiles: int
@@ -76,6 +77,7 @@ class StepMetrics:
             "loss/auxiliary": self.auxiliary_loss,
             "step/learning_rate": self.learning_rate,
             "step/grad_norm": self.grad_norm,
+            **{f"grad_norm/{part}": norm for part, norm in self.grad_norm_by_part.items()},
             "step/tokens": self.tokens,
             "step/tiles": self.tiles,
             "step/lost_records": self.lost_records,
@@ -226,6 +228,7 @@ class Meter:
             auxiliary_loss=report.auxiliary_loss,
             learning_rate=rate,
             grad_norm=report.grad_norm,
+            grad_norm_by_part={part: norm for part, norm in report.grad_norm_by_part.items() if norm},
             tokens=report.num_tokens,
             trained_tokens=report.num_trained_tokens,
             tiles=report.num_tiles,

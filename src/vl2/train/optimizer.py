@@ -27,7 +27,7 @@ from torch.optim.adamw import adamw
 
 from vl2.errors import UserError
 from vl2.train.muon import muon_, split_joined
-from vl2.train.parts import ParameterGroup
+from vl2.train.parts import NORM_PARTS, ParameterGroup, norm_part_of
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.rounding import random_bits, round_at_random, seed_of
 from vl2.train.shard import local, origin, sum_gradients_
@@ -68,12 +68,19 @@ class MasterAdamW:
         self._clear_empty()
         sum_gradients_((weight.gradient for weight in self._weights() if not weight.is_sharded), self._ranks)
 
-    @torch.no_grad()
     def grad_norm(self) -> float:
         """Return the norm of all gradients of the whole model. All ranks must call it together."""
+        return math.sqrt(sum(norm**2 for norm in self.grad_norms().values()))
+
+    @torch.no_grad()
+    def grad_norms(self) -> dict[str, float]:
+        """Return the norm of the gradients of each of NORM_PARTS in the whole model. All ranks must call it together.
+
+        A part without trained weights has the norm 0.
+        """
         self._clear_empty()
         whole, parts = self._squares(is_sharded=False), self._squares(is_sharded=True)
-        return float((whole + self._ranks.sum_(parts)).sqrt())
+        return dict(zip(NORM_PARTS, (whole + self._ranks.sum_(parts)).sqrt().tolist(), strict=True))
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
@@ -169,10 +176,13 @@ class MasterAdamW:
             yield from zip(group.names, group.weights, strict=True)
 
     def _squares(self, *, is_sharded: bool) -> Tensor:
-        gradients = [weight.gradient for weight in self._weights() if weight.is_sharded == is_sharded]
-        if not gradients:
-            return torch.zeros((), dtype=torch.float64, device=self._ranks.device)
-        return sum_of_squares(gradients)
+        """Return the sum of squares of each part's gradients on this rank."""
+        found: dict[str, list[Tensor]] = {part: [] for part in NORM_PARTS}
+        for name, weight in self._named_weights():
+            if weight.is_sharded == is_sharded:
+                found[norm_part_of(name)].append(weight.gradient)
+        none = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        return torch.stack([sum_of_squares(gradients) if gradients else none for gradients in found.values()])
 
     def _update(
         self,

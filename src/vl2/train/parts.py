@@ -25,6 +25,20 @@ _UNUSED = "vision.attn_pool."
 _NOT_DECAYED = "vision.pos_embed"  # a table of offsets, although it has the shape of a matrix
 
 
+NORM_PARTS = ("vision", "projector", "embedding", "attention", "mlp", "experts", "router", "norms", "head", "other")
+"""The parts by which gradient norms are logged: "mlp" is that of dense layers and shared experts, "other" is what has
+no name of this model's"""
+_NORM_PARTS_OF_LANGUAGE = {  # the first that a name contains decides
+    ".self_attn.": "attention",
+    ".mlp.experts.": "experts",
+    ".mlp.gate.": "router",
+    ".mlp.": "mlp",
+    "norm": "norms",
+    "embed_tokens": "embedding",
+    "lm_head": "head",
+}
+
+
 class HasConfig(Protocol):
     """A model, or the part of a model on one rank."""
 
@@ -50,6 +64,16 @@ def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
 def part_of(name: str) -> Part:
     """Return the part of the model to which a parameter belongs, by its name."""
     return _PARTS[name.split(".")[0]]
+
+
+def norm_part_of(name: str) -> str:
+    """Return the one of NORM_PARTS to which a parameter belongs, by its name."""
+    part = _PARTS.get(name.split(".")[0])
+    if part is None:
+        return "other"
+    if part != "language":
+        return part
+    return next((kind for piece, kind in _NORM_PARTS_OF_LANGUAGE.items() if piece in name), "other")
 
 
 def freeze(model: nn.Module, stage: Stage) -> None:

@@ -8,6 +8,7 @@ model balances per batch (`seq_aux` false), it is a mean over packs, each of whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -48,6 +49,7 @@ class StepReport:
     balance_loss: float  # unweighted: mean over the documents, summed over the layers
     auxiliary_loss: float  # unweighted: mean over its terms; 0 without one
     grad_norm: float  # before clipping
+    grad_norm_by_part: Mapping[str, float]  # of each of NORM_PARTS; 0 if nothing in it is trained
     expert_load: Tensor  # int64 [MoE layers, E]
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, before tile balancing
     tile_imbalance_balanced: float = 1.0  # the same after tile balancing
@@ -262,6 +264,7 @@ class TrainStep:
 
     def _report(self, counts: StepCounts, tally: StepTally) -> StepReport:
         sums = tally.loss_by_category.tolist()
+        norms = self.optimizer.grad_norms()
         named = zip(CATEGORIES, sums, strict=False)
         return StepReport(
             loss=sum(total for total, _ in sums) / max(counts.trained_tokens, 1),
@@ -271,7 +274,8 @@ class TrainStep:
             num_tiles=counts.tiles,
             balance_loss=float(tally.balance_loss) / max(counts.balanced, 1),
             auxiliary_loss=float(tally.auxiliary_loss) / max(counts.auxiliary, 1),
-            grad_norm=self.optimizer.grad_norm(),
+            grad_norm=math.sqrt(sum(norm**2 for norm in norms.values())),
+            grad_norm_by_part=norms,
             expert_load=tally.expert_load,
             tile_imbalance=imbalance(counts.tiles_by_rank),
             tile_imbalance_balanced=self._balanced_imbalance(counts),
