@@ -173,6 +173,9 @@ class EngineOptions:
     expert_parallel: int = 1
     """ranks that divide one set of experts among themselves; needs parallel = "sharded" """
 
+    tensor_parallel: int = 1
+    """ranks that run the same packs and divide every layer among themselves; needs parallel = "sharded" """
+
     pipeline: int = 1
     """ranks among which the layers are divided; needs parallel = "sharded" """
     pipeline_cut: SplitKind = "looped"
@@ -197,6 +200,10 @@ class EngineOptions:
             raise UserError(f"engine.expert_parallel must be at least 1, got {self.expert_parallel}")
         if self.expert_parallel > 1 and self.parallel != "sharded":
             raise UserError('engine.expert_parallel needs engine.parallel = "sharded"')
+        if self.tensor_parallel < 1:
+            raise UserError(f"engine.tensor_parallel must be at least 1, got {self.tensor_parallel}")
+        if self.tensor_parallel > 1 and self.parallel != "sharded":
+            raise UserError('engine.tensor_parallel needs engine.parallel = "sharded"')
 
     @property
     def recomputed_encoder(self) -> EncoderRecompute:

@@ -34,6 +34,7 @@ from vl2.model.vision import Block, CarriedAttentionPool
 from vl2.train.blank import run_pack
 from vl2.train.parallel.expert_parallel import run_over_ranks
 from vl2.train.parallel.rank_layout import Layout, make_layout
+from vl2.train.parallel.tensor_parallel import divide_encoder, divide_layers, is_divided
 from vl2.train.ranks import Ranks
 
 Mode = Literal["replicated", "sharded"]
@@ -48,24 +49,22 @@ def shard(
     ranks: Ranks,
     compute_dtype: torch.dtype,
     *,
-    expert_parallel: int = 1,
+    layout: Layout | None = None,
     held: torch.dtype = torch.float32,
 ) -> VL2:
     """Place the model on the ranks' devices in place, and return it. Its parameters may be new objects.
 
     All ranks get the first rank's weights; the other ranks may pass a model on the meta device. Freeze parameters
-    before, and create the optimizer after this call. A single rank is always "replicated". `expert_parallel` is the
-    number of ranks that share each set of experts; values above 1 need "sharded". `held` is the type in which sharded
-    trained weights are held. Raise UserError for invalid settings.
+    before, and create the optimizer after this call. A single rank is always "replicated". `layout` divides experts and
+    layers among sharded ranks; by default nothing is divided. `held` is the type in which sharded trained
+    weights are held. Raise UserError for invalid settings.
     """
     if mode not in get_args(Mode):
         raise UserError(f"the weights must be {' or '.join(get_args(Mode))}, got {mode!r}")
-    if mode == "replicated" and expert_parallel > 1:
-        raise UserError("experts are divided among ranks only where the weights are sharded")
     if mode == "replicated" or ranks.size == 1:
         _replicate(model, ranks, compute_dtype)
     else:
-        _shard_model(model, make_layout(ranks, expert_parallel=expert_parallel), compute_dtype, held)
+        _shard_model(model, layout or make_layout(ranks), compute_dtype, held)
     return model
 
 
@@ -152,6 +151,8 @@ def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype, held: t
     model.to("meta")
     cast_held(model, compute_dtype, held)
     shard_module(model, layout, compute_dtype)
+    if layout.tensor.size > 1:
+        divide_encoder(model, layout.tensor)
     setattr(model, RUN_PACK, MethodType(run_pack, model))
     # Each of these methods gathers and frees the weights, so none of them may call another.
     for method in ("states", "encode_tiles", RUN_PACK):
@@ -177,6 +178,8 @@ def cast_held(model: nn.Module, compute_dtype: torch.dtype, held: torch.dtype) -
 def shard_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -> None:
     """Shard the weights of a model, or of some of its layers, on the meta device."""
     has_own_experts = layout.expert_mesh is not None
+    if layout.tensor_mesh is not None:
+        divide_layers(model, layout.tensor_mesh, layout.tensor)
     if layout.expert_mesh is not None:
         for module in model.modules():
             if isinstance(module, Experts):
@@ -185,6 +188,9 @@ def shard_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -
     for group in _groups(model, has_own_experts=has_own_experts):
         dtype = torch.float32 if isinstance(group, Router) else compute_dtype
         mesh = layout.replica_mesh if isinstance(group, Experts) else layout.data_mesh
+        if is_divided(group):
+            assert layout.part_mesh is not None
+            mesh = layout.part_mesh
         # In a pipeline a layer runs once per micro-batch, so gathering it each time would cost more than the memory.
         _fully_shard(group, mesh, dtype, stays_gathered=layout.stage.size > 1)
 
@@ -231,7 +237,7 @@ def _groups(model: nn.Module, *, has_own_experts: bool) -> Iterator[nn.Module]:
         if isinstance(module, CarriedAttentionPool | Block):  # the pool never runs, so it is never gathered
             yield module
         elif isinstance(module, DecoderLayer):
-            yield from (inner for inner in module.modules() if isinstance(inner, Router))
+            yield from (inner for inner in module.modules() if isinstance(inner, Router) or is_divided(inner))
             if has_own_experts:
                 yield from (inner for inner in module.modules() if isinstance(inner, Experts))
             yield module
@@ -258,9 +264,13 @@ def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, sta
 def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
     """Shard along the first axis that divides evenly; 72 experts on 16 ranks are sharded along an inner axis.
 
-    Experts that are already divided by expert parallelism are always sharded along an inner axis.
+    Experts and layers that are already divided are sharded along another axis.
     """
     if isinstance(parameter, DTensor):
+        (taken,) = parameter.placements
+        assert isinstance(taken, Shard)
+        if parameter.ndim == 2:
+            return Shard(1 - taken.dim)
         return Shard(1 + inner_axis(parameter.shape[1:], num_ranks))
     axis = even_axis(parameter.shape, num_ranks)
     return Shard(0 if axis is None else axis)

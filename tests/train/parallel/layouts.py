@@ -49,6 +49,7 @@ class Case:
     mode: Mode = "replicated"
     balance_tiles: int = 0
     expert_parallel: int = 1
+    tensor_parallel: int = 1
     pipeline: int = 1
     pipeline_cut: SplitKind = "looped"
     frozen: tuple[Part, ...] = ()
@@ -111,12 +112,15 @@ def start(ranks: Ranks, case: Case) -> TrainStep:
     model = make_model(case, is_first=ranks.is_first)
     if case.pipeline > 1 and ranks.size > 1:
         return start_pipeline(ranks, case, model)
-    expert_parallel = case.expert_parallel if ranks.size > 1 else 1
-    shard(model, case.mode, ranks, case.dtype, expert_parallel=expert_parallel, held=held_dtype(case.stage))
+    layout = None
+    if case.mode == "sharded" and ranks.size > 1:
+        layout = make_layout(ranks, expert_parallel=case.expert_parallel, tensor_parallel=case.tensor_parallel)
+    shard(model, case.mode, ranks, case.dtype, layout=layout, held=held_dtype(case.stage))
+    data, tensor = (ranks, ONE) if layout is None else (layout.data, layout.tensor)
     balancer = None
-    if case.balance_tiles and ranks.size > 1:
-        balancer = TileBalancer(model, ranks, packs_together=case.balance_tiles, tile_dtype=case.dtype)
-    return TrainStep(model, case.stage, ranks, balancer)
+    if case.balance_tiles and data.size > 1:
+        balancer = TileBalancer(model, data, packs_together=case.balance_tiles, tile_dtype=case.dtype)
+    return TrainStep(model, case.stage, ranks, balancer, data=data, tensor=tensor)
 
 
 def take(step: TrainStep, steps: Sequence[DIVISION], case: Case, *, keeps_gradients: bool = False) -> Trained:
@@ -178,7 +182,12 @@ def _own(step: TrainStep, by_rank: DIVISION) -> list[int]:
 
 
 def start_pipeline(ranks: Ranks, case: Case, model: VL2) -> TrainStep:
-    layout = make_layout(ranks, pipeline=case.pipeline, expert_parallel=case.expert_parallel)
+    layout = make_layout(
+        ranks,
+        pipeline=case.pipeline,
+        expert_parallel=case.expert_parallel,
+        tensor_parallel=case.tensor_parallel,
+    )
     row = units(model.config)
     costs = UnitCosts.by_formula(model.config, 20.0).forward(row, model.config, tiles=2.0, tokens=60.0)
     split = split_pipeline(case.pipeline_cut, row, costs, case.pipeline)
@@ -210,7 +219,7 @@ def checkpoints_of(step: TrainStep, folder: Path) -> Checkpoints:
     def block_of(tensor: Tensor) -> Block:
         return Block(local=local(tensor), origin=origin(tensor), shape=tuple(tensor.shape))
 
-    return Checkpoints(folder, ranks=step.ranks, block_of=block_of, writes_whole=step.data_ranks.is_first)
+    return Checkpoints(folder, ranks=step.ranks, block_of=block_of, writes_whole=step.writes_whole)
 
 
 def _state(step: TrainStep) -> dict[str, Any]:

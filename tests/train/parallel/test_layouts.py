@@ -77,7 +77,21 @@ MIXED = [
 ]
 
 
-@pytest.mark.parametrize("case", [*BALANCED, *EXPERTS, *PIPELINES], ids=str)
+# Two processes have one tensor-parallel group, four have several, or one with all kinds of division.
+TENSOR = [
+    Case(mode="sharded", tensor_parallel=2),
+    Case(mode="sharded", tensor_parallel=2, size="tiny", frozen=("language",)),
+    Case(mode="sharded", tensor_parallel=2, expert_parallel=2),
+]
+TENSOR_OF_FOUR = [
+    Case(mode="sharded", tensor_parallel=2, balance_tiles=1),
+    Case(mode="sharded", tensor_parallel=2, expert_parallel=4),
+    Case(pipeline=2, tensor_parallel=2, expert_parallel=2),
+    Case(pipeline=2, pipeline_cut="contiguous", tensor_parallel=2, size="tiny"),
+]
+
+
+@pytest.mark.parametrize("case", [*BALANCED, *EXPERTS, *PIPELINES, *TENSOR], ids=str)
 def test_two_processes_train_as_one(pair: TwoRanks, case: Case) -> None:
     parts = pair.run(train, case)
     assert_same(parts, train_alone(case))
@@ -95,7 +109,10 @@ def test_in_bfloat16_the_first_loss_is_near(pair: TwoRanks, case: Case) -> None:
         assert part.reports[0].grad_norm == pytest.approx(alone.grad_norm, rel=0.2)
 
 
-@pytest.mark.parametrize("case", [BALANCED[3], EXPERTS[1], Case(mode="sharded", expert_parallel=4), *MIXED], ids=str)
+FOUR = [BALANCED[3], EXPERTS[1], Case(mode="sharded", expert_parallel=4), *MIXED, *TENSOR_OF_FOUR]
+
+
+@pytest.mark.parametrize("case", FOUR, ids=str)
 def test_four_processes_train_as_one(four: TwoRanks, case: Case) -> None:
     assert_same(four.run(train, case), train_alone(case))
 

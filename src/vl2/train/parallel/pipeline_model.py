@@ -46,7 +46,7 @@ class PipelineModel(nn.Module):
         self.carries_gradient = _carries_gradient(split, trained, is_text=False)
         self.carries_text_gradient = _carries_gradient(split, trained, is_text=True)
         self.segments = {
-            number: SegmentModel(model, split.segments[number], layout.data)
+            number: SegmentModel(model, split.segments[number], layout.data, layout.tensor)
             for number in split.of_rank(layout.stage.rank)
         }
         for number, segment in self.segments.items():
@@ -63,7 +63,7 @@ class PipelineModel(nn.Module):
                 if name in own:
                     copy_part_(own[name], full)
             gather_once(self)
-        self.pipelines = Pipelines(split, self.segments, layout.stage, compute_dtype)
+        self.pipelines = Pipelines(split, self.segments, layout.stage, compute_dtype, num_tensor=layout.tensor.size)
         config = model.config.language_config
         self.moe_layers = [i for i in range(config.num_hidden_layers) if config.is_moe_layer(i)]
 

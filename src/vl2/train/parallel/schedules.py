@@ -43,9 +43,19 @@ class Pipelines:
     """The pipelines over one rank's segments."""
 
     def __init__(
-        self, split: PipelineSplit, segments: dict[int, SegmentModel], stage: Ranks, dtype: torch.dtype
+        self,
+        split: PipelineSplit,
+        segments: dict[int, SegmentModel],
+        stage: Ranks,
+        dtype: torch.dtype,
+        *,
+        num_tensor: int = 1,
     ) -> None:
-        """Keep this rank's segments, keyed by their number in the split. Activations are sent in `dtype`."""
+        """Keep this rank's segments, keyed by their number in the split. Activations are sent in `dtype`.
+
+        `num_tensor` ranks with the same packs divide the tiles among themselves.
+        """
+        self._num_tensor = num_tensor
         self._split, self._segments, self._stage, self._dtype = split, segments, stage, dtype
         self._built: OrderedDict[MicroBatchShape, Schedule1F1B | ScheduleInterleaved1F1B] = OrderedDict()
 
@@ -100,13 +110,13 @@ class Pipelines:
     ) -> tuple[Tensor, ...]:
         """Return a segment's outputs as tensors on the meta device."""
         config, last = next(iter(self._segments.values())).config, self._split.segments[number][-1].kind
-        width = config.language_config.hidden_size
+        width, tiles = config.language_config.hidden_size, shape.num_tiles // self._num_tensor
         shapes: list[tuple[tuple[int, ...], torch.dtype]]
         if last == "block":
             vision = config.siglip
-            shapes = [((shape.num_tiles, vision.patches_per_side**2, vision.width), self._dtype)]
+            shapes = [((tiles, vision.patches_per_side**2, vision.width), self._dtype)]
         elif last == "projector":
-            shapes = [((shape.num_tiles, config.tokens_per_side**2, config.projector_config.n_embed), self._dtype)]
+            shapes = [((tiles, config.tokens_per_side**2, config.projector_config.n_embed), self._dtype)]
         elif last == "head":
             shapes = [((1,), torch.float32)]
         else:
