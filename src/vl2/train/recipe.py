@@ -36,6 +36,7 @@ Compute = Literal["float32", "bfloat16"]
 Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
 SplitKind = Literal["looped", "contiguous", "encoder_first"]
+PipelineSchedule = Literal["1f1b", "zero_bubble"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -180,6 +181,8 @@ class EngineOptions:
     """ranks among which the layers are divided; needs parallel = "sharded" """
     pipeline_cut: SplitKind = "looped"
     """looped: every rank has a part of encoder and language model; contiguous; encoder_first, for comparison"""
+    pipeline_schedule: PipelineSchedule = "1f1b"
+    """1f1b, or zero_bubble, which computes gradients of weights where a rank would wait"""
     pipeline_costs: str = ""
     """file of measured costs by which the pipeline is split; empty for a formula"""
     timeout_s: float = 1800.0
@@ -194,6 +197,13 @@ class EngineOptions:
             raise UserError('engine.pipeline needs engine.parallel = "sharded"')
         if self.pipeline > 1 and self.recomputed_encoder == "whole":
             raise UserError('engine.pipeline cuts through the encoder: encoder_recompute must be "blocks" or "none"')
+        if self.pipeline_schedule == "zero_bubble" and (
+            self.activation_checkpointing or self.recomputed_encoder != "none"
+        ):
+            raise UserError(
+                'engine.pipeline_schedule = "zero_bubble" runs two backward passes over kept activations: '
+                'activation_checkpointing must be false and encoder_recompute "none"'
+            )
         if self.balance_tiles < 0:
             raise UserError(f"engine.balance_tiles must not be negative, got {self.balance_tiles}")
         if self.expert_parallel < 1:

@@ -24,7 +24,7 @@ from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
-from vl2.train.recipe import Mode, SplitKind
+from vl2.train.recipe import Mode, PipelineSchedule, SplitKind
 from vl2.train.shard import full_tensor, local, origin, shard
 from vl2.train.size import held_dtype
 from vl2.train.stage import Part, Stage
@@ -52,6 +52,7 @@ class Case:
     tensor_parallel: int = 1
     pipeline: int = 1
     pipeline_cut: SplitKind = "looped"
+    pipeline_schedule: PipelineSchedule = "1f1b"
     frozen: tuple[Part, ...] = ()
     size: str = "base"
     is_bfloat16_optimizer: bool = False
@@ -191,7 +192,9 @@ def start_pipeline(ranks: Ranks, case: Case, model: VL2) -> TrainStep:
     row = units(model.config)
     costs = UnitCosts.by_formula(model.config, 20.0).forward(row, model.config, tiles=2.0, tokens=60.0)
     split = split_pipeline(case.pipeline_cut, row, costs, case.pipeline)
-    pipeline = PipelineModel(model, split, layout, case.dtype, held=held_dtype(case.stage))
+    pipeline = PipelineModel(
+        model, split, layout, case.dtype, held=held_dtype(case.stage), schedule=case.pipeline_schedule
+    )
     return PipelineStep(pipeline, case.stage, balances_tiles=bool(case.balance_tiles))
 
 

@@ -77,6 +77,15 @@ MIXED = [
 ]
 
 
+ZERO_BUBBLE = [
+    Case(pipeline=2, pipeline_schedule="zero_bubble"),
+    Case(pipeline=2, pipeline_schedule="zero_bubble", frozen=("vision", "projector")),  # falls back to 1F1B
+]
+ZERO_BUBBLE_OF_FOUR = [
+    Case(pipeline=2, pipeline_schedule="zero_bubble", pipeline_cut="contiguous", tensor_parallel=2, expert_parallel=2),
+]
+
+
 # Two processes have one tensor-parallel group, four have several, or one with all kinds of division.
 TENSOR = [
     Case(mode="sharded", tensor_parallel=2),
@@ -91,7 +100,7 @@ TENSOR_OF_FOUR = [
 ]
 
 
-@pytest.mark.parametrize("case", [*BALANCED, *EXPERTS, *PIPELINES, *TENSOR], ids=str)
+@pytest.mark.parametrize("case", [*BALANCED, *EXPERTS, *PIPELINES, *ZERO_BUBBLE, *TENSOR], ids=str)
 def test_two_processes_train_as_one(pair: TwoRanks, case: Case) -> None:
     parts = pair.run(train, case)
     assert_same(parts, train_alone(case))
@@ -109,7 +118,7 @@ def test_in_bfloat16_the_first_loss_is_near(pair: TwoRanks, case: Case) -> None:
         assert part.reports[0].grad_norm == pytest.approx(alone.grad_norm, rel=0.2)
 
 
-FOUR = [BALANCED[3], EXPERTS[1], Case(mode="sharded", expert_parallel=4), *MIXED, *TENSOR_OF_FOUR]
+FOUR = [BALANCED[3], EXPERTS[1], Case(mode="sharded", expert_parallel=4), *MIXED, *ZERO_BUBBLE_OF_FOUR, *TENSOR_OF_FOUR]
 
 
 @pytest.mark.parametrize("case", FOUR, ids=str)

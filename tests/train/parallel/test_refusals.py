@@ -30,6 +30,7 @@ from vl2.train.shard import expert_matrices
         ({"pipeline": 0}, "engine.pipeline must be at least 1, got 0"),
         ({"balance_tiles": -1}, "engine.balance_tiles must not be negative, got -1"),
         ({"timeout_s": 0.0}, "engine.timeout_s must be positive, got 0"),
+        ({"pipeline_schedule": "zero_bubble", "activation_checkpointing": True}, "engine.pipeline_schedule = "),
         ({"parallel": "sharded", "pipeline": 2, "encoder_recompute": "whole"}, "engine.pipeline cuts through the"),
     ],
 )

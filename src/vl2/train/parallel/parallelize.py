@@ -47,7 +47,8 @@ def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> Pla
     if engine.pipeline == 1:
         shard(model, engine.parallel, ranks, dtype, layout=layout, held=held)
         return Placed(model=model, data=layout.data, tensor=layout.tensor)
-    pipeline = PipelineModel(model, split_for(model, recipe, plan), layout, dtype, held=held)
+    split = split_for(model, recipe, plan)
+    pipeline = PipelineModel(model, split, layout, dtype, held=held, schedule=engine.pipeline_schedule)
     return Placed(model=pipeline, data=layout.data, tensor=layout.tensor)
 
 

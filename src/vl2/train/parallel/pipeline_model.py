@@ -15,6 +15,7 @@ from vl2.train.parallel.rank_layout import Layout
 from vl2.train.parallel.schedules import Pipelines
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.parts import part_of, still_parts
+from vl2.train.recipe import PipelineSchedule
 from vl2.train.shard import cast_held, copy_part_, gather_once, shard_module
 
 
@@ -29,6 +30,7 @@ class PipelineModel(nn.Module):
         compute_dtype: torch.dtype,
         *,
         held: torch.dtype = torch.float32,
+        schedule: PipelineSchedule = "1f1b",
     ) -> None:
         """Take this rank's layers out of a model and shard them. The first rank provides the weights.
 
@@ -63,7 +65,9 @@ class PipelineModel(nn.Module):
                 if name in own:
                     copy_part_(own[name], full)
             gather_once(self)
-        self.pipelines = Pipelines(split, self.segments, layout.stage, compute_dtype, num_tensor=layout.tensor.size)
+        self.pipelines = Pipelines(
+            split, self.segments, layout.stage, compute_dtype, num_tensor=layout.tensor.size, kind=schedule
+        )
         config = model.config.language_config
         self.moe_layers = [i for i in range(config.num_hidden_layers) if config.is_moe_layer(i)]
 
