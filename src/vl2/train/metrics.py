@@ -52,6 +52,7 @@ class StepMetrics:
     lost_records: int = 0  # records that could not be read and became padding
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, before tile balancing
     tile_imbalance_balanced: float = 1.0  # the same after tile balancing
+    is_packed: bool = True
     pack_fill: float  # the fraction of sequence positions that are not padding
     expert_load: tuple[float, ...]  # by layer, load of the fullest expert over the mean
     bias_range: tuple[float, ...]  # by layer, the largest minus the smallest expert bias
@@ -235,6 +236,7 @@ class Meter:
             lost_records=num_lost,
             tile_imbalance=report.tile_imbalance,
             tile_imbalance_balanced=report.tile_imbalance_balanced,
+            is_packed=self._stage.is_packed,
             pack_fill=report.num_tokens / places,
             expert_load=tuple(load_over_mean(report.expert_load)),
             bias_range=bias_range(self._model),
