@@ -31,6 +31,8 @@ from vl2.train.run import train
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "float32 optimizer": ({}, {}),
     "bfloat16 optimizer": ({"is_bfloat16_optimizer": True}, {}),
+    "bfloat16 products": ({}, {"compute": "bfloat16"}),
+    "FP8 products": ({}, {"compute": "bfloat16", "fp8": "emulated"}),
 }
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 SMOOTHED = 10  # steps of a running mean, in the picture

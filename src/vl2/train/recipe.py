@@ -37,6 +37,7 @@ Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
 SplitKind = Literal["looped", "contiguous", "encoder_first"]
 PipelineSchedule = Literal["1f1b", "zero_bubble"]
+Fp8 = Literal["off", "on", "emulated"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -161,6 +162,8 @@ class EngineOptions:
     """auto, cpu, cuda or cuda:N"""
     compute: Compute = "bfloat16"
     """type of weights and activations; masters and sums stay float32"""
+    fp8: Fp8 = "off"
+    """matrix products of dense layers in FP8, on cards that have it; emulated: rounded alike, on any device, slow"""
     activation_checkpointing: bool = False
     """recompute the activations of each block in the backward pass instead of keeping them"""
     encoder_recompute: Literal["auto", "none", "blocks", "whole"] = "auto"

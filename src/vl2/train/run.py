@@ -29,6 +29,7 @@ from vl2.train.adapter import adapt, trained_state, write_adapter
 from vl2.train.checkpoint import RECIPE, Checkpoints, Retention
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.flops import matmul_dtype
+from vl2.train.fp8 import check_fp8, use_fp8
 from vl2.train.loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_loss
 from vl2.train.loss_spike import LossSpikeSkip
 from vl2.train.metric_outputs import Outputs, TrainProgress
@@ -150,6 +151,7 @@ class Run:
     ) -> Run:
         """Prepare a run from the recipe, and from the newest checkpoint with `resume`."""
         check_auxiliary_loss(recipe.auxiliary_loss)
+        check_fp8(recipe.engine.fp8, ranks.device)
         folder = Path(recipe.run.folder)
         say = _make_say(quiet or not ranks.is_first)
         found = _checkpoints(recipe, ranks).newest()
@@ -176,6 +178,7 @@ class Run:
             adapt(model, recipe.adapter, recipe.seed, DTYPES[recipe.engine.compute])
         freeze(model, recipe.stage)
         check_trained(model, recipe.stage)
+        use_fp8(model, recipe.engine.fp8)
         if recipe.engine.compile:
             compile_encoder(model)
         checkpoint_activations(

@@ -82,7 +82,7 @@ def check_ranks(recipe: Recipe, num_ranks: int) -> None:
         if num_ranks % needed:
             raise UserError(
                 f"engine.pipeline {engine.pipeline} and engine.{name} {size} need a multiple of {needed} ranks, "
-                f"there are {num_ranks}"
+                f"there are {num_ranks}: set both to 1 to divide nothing, or ask `vl2 plan` for a layout"
             )
 
 

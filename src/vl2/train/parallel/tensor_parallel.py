@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
-from torch.nn import functional as F
 
 from vl2.config import LanguageConfig
 from vl2.errors import UserError
@@ -32,6 +31,7 @@ from vl2.model import VL2
 from vl2.model.attention import LatentAttention, MultiHeadAttention
 from vl2.model.layers import GatedMLP
 from vl2.model.moe import MoE
+from vl2.train.fp8 import product_of
 from vl2.train.ranks import Ranks
 
 _ROWS, _COLUMNS = 0, 1  # axes of a weight [outputs, inputs]
@@ -143,7 +143,7 @@ def _divide(linear: nn.Linear, axis: int, mesh: DeviceMesh, ranks: Ranks) -> Non
 
     def forward(x: Tensor) -> Tensor:
         assert isinstance(linear.weight, DTensor)
-        out = F.linear(x, linear.weight.to_local())
+        out: Tensor = product_of(linear)(x, linear.weight.to_local())
         return ranks.sum_parts(out) if axis == _COLUMNS else out
 
     linear.forward = forward  # type: ignore[method-assign, assignment]
