@@ -1,4 +1,4 @@
-"""Tell how full packs are, and what to change where they are not: a place that holds padding is computed for nothing."""
+"""Tell how full packs are, and what to change where they are not. Padding is computed for nothing."""
 
 from __future__ import annotations
 
