@@ -105,8 +105,8 @@ def print_paper(rows: Sequence[PaperRow], file: TextIO) -> None:
     print(
         "The paper reports days and GPUs, but neither degrees of parallelism nor MFU. Its days include restarts and\n"
         "failed machines, evaluation and checkpoints, data loading, repeated steps, and pauses between stages; the\n"
-        "planned days do not. Fine-tuning has 64 sequences in a step, which leaves most of a large cluster waiting; the\n"
-        "paper does not say whether its days count it on all GPUs.",
+        "planned days do not. Fine-tuning has 64 sequences in a step, so most of a large cluster waits. Whether the\n"
+        "paper's days count it on all GPUs is not said.",
         file=file,
     )
     _print_assumptions(rows[0].stages[0], file)
