@@ -2,7 +2,8 @@
 
 A single process is `ONE` and needs no process group; its collectives are no-ops. Several processes are started by
 torchrun, whose environment variables `join` reads. CPU tensors use gloo, CUDA tensors NCCL.
-Only this file, `shard.py`, and `rank_layout.py` and `schedules.py` of `parallel` use `torch.distributed`.
+Only this file, `shard.py`, and `rank_layout.py`, `schedules.py` and `tensor_parallel.py` of `parallel` use
+`torch.distributed`.
 """
 
 from __future__ import annotations
