@@ -74,25 +74,25 @@ def _use(linear: nn.Linear, *, is_emulated: bool) -> None:
 
 def fp8_linear(x: Tensor, weight_FD: Tensor, bias_F: Tensor | None = None, *, is_emulated: bool) -> Tensor:
     """Return x W^T + b, [..., F], with all three products of forward and backward pass in FP8."""
-    rows_TD = x.flatten(0, -2)
-    out_TF: Tensor = _Fp8Linear.apply(rows_TD, weight_FD, is_emulated)  # type: ignore[no-untyped-call]
-    out = out_TF.view(*x.shape[:-1], -1)
+    out: Tensor = _Fp8Linear.apply(x, weight_FD, is_emulated)  # type: ignore[no-untyped-call]
     return out if bias_F is None else out + bias_F
 
 
 class _Fp8Linear(torch.autograd.Function):
+    # Rows are flattened in here, because FSDP2's hooks need an output that is no view.
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, weight_FD: Tensor, is_emulated: bool) -> Tensor:
-        ctx.save_for_backward(x_TD, weight_FD)
+    def forward(ctx: Any, x: Tensor, weight_FD: Tensor, is_emulated: bool) -> Tensor:
+        ctx.save_for_backward(x, weight_FD)
         ctx.is_emulated = is_emulated
-        return multiply(x_TD, weight_FD, is_emulated=is_emulated)
+        return multiply(x.flatten(0, -2), weight_FD, is_emulated=is_emulated).view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad_TF: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        x_TD, weight_FD = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight_FD = ctx.saved_tensors
+        x_TD, grad_TF = x.flatten(0, -2), grad.flatten(0, -2)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = multiply(grad_TF, weight_FD.mT, is_emulated=ctx.is_emulated)
+            grad_x = multiply(grad_TF, weight_FD.mT, is_emulated=ctx.is_emulated).view(x.shape)
         if ctx.needs_input_grad[1]:
             grad_weight = multiply(grad_TF.mT, x_TD.mT, is_emulated=ctx.is_emulated).to(weight_FD.dtype)
         return grad_x, grad_weight, None
