@@ -128,7 +128,8 @@ def make_step(ranks: Ranks, shape: str, choice: LayoutChoice, costs: UnitCosts, 
     init_weights(model, 0)
     freeze(model, STAGE)
     if choice.pipeline == 1:
-        shard(model, "sharded", ranks, torch.float32, expert_parallel=choice.expert_parallel)
+        layout = make_layout(ranks, expert_parallel=choice.expert_parallel)
+        shard(model, "sharded", ranks, torch.float32, layout=layout)
         return TrainStep(model, STAGE, ranks)
     row = units(config)
     tiles, tokens = (statistics.mean(map(size, packs)) for size in (lambda p: len(p.tiles), len))

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Train on one machine, or on each of several, under torchrun.
 #
-#   launch/torchrun.sh recipes/small/pretraining.toml
+#   launch/torchrun.sh recipes/small/pretraining.toml --engine.pipeline 1 --engine.expert-parallel 1
 #   NODES=4 HEAD=node0:29500 launch/torchrun.sh recipes/base/pretraining.toml     # the same line on every machine
 #   NODES=3:4 HEAD=node0:29500 launch/torchrun.sh recipes/base/pretraining.toml   # goes on with three if one is lost
 #
 # Further arguments go to vl2 train. If a rank dies or hangs, all are ended and started again from the last checkpoint,
-# RESTARTS times at most; with a range of NODES on those that are left. Where the recipe has a pipeline or divided
-# experts, engine.pipeline times engine.expert_parallel must divide any number of ranks that may be left.
+# RESTARTS times at most; with a range of NODES on those that are left. Where the recipe has a pipeline, divided layers or
+# divided experts, engine.pipeline times engine.tensor_parallel, and times engine.expert_parallel, must divide any number
+# of ranks that may be left.
 set -euo pipefail
 
 RECIPE=${1:?give a recipe}

@@ -133,6 +133,7 @@ WITH_PROCESS_GROUPS = (
     "train/shard.py",
     "train/parallel/rank_layout.py",
     "train/parallel/schedules.py",
+    "train/parallel/tensor_parallel.py",
 )
 
 # Trap R15: packages that the released code pins or builds, which made it impossible to install.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,11 +122,18 @@ def test_stats_are_a_table_or_json_with_plots_on_request(vl2, bad):
 def test_preview_writes_a_page_or_a_sheet(vl2, bad, name):
     ran = vl2("data", "preview", bad / "set", "--count", 4, "--out", bad / name)
     assert (ran.code, ran.out) == (0, "")
-    assert ran.err == f"vl2: 4 records in {bad / name}\n"
+    first_line, fill, *warning = ran.err.splitlines()
+    assert first_line == f"vl2: 4 records in {bad / name}"
+    assert re.fullmatch(r"vl2: packs of 4,096 tokens and at most 16 tiles would be \d+% full of records .*", fill)
+    # The built-in model's tiles have 36 tokens, so that 16 of them leave most of a pack empty.
+    assert len(warning) == 1
+    assert "set stage.max_tiles_per_pack to about" in warning[0]
     first = (bad / name).read_bytes()
     assert first[:4] == (b"<!do" if name == "p.html" else b"\x89PNG")
     ran = vl2("data", "preview", bad / "set", "--count", 4, "--out", bad / name, "--json")
-    assert json.loads(ran.out) == {"out": str(bad / name), "shown": 4}
+    shown = json.loads(ran.out)
+    assert 0 < shown.pop("pack_fill") < 0.8
+    assert shown == {"out": str(bad / name), "shown": 4}
     assert (bad / name).read_bytes() == first
 
 

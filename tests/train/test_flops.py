@@ -111,7 +111,7 @@ def test_the_memory_of_a_state_is_what_the_trainer_holds(compute: str, is_bfloat
     held = {t.data_ptr(): t.numel() * t.element_size() for t in tensors_of(step.state_dict())}
     assert memory.weights == sum(weights.values())
     assert memory.optimizer == sum(size for place, size in held.items() if place not in weights)
-    assert memory.gradients == 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert memory.gradients == sum(gradient.nbytes for _, gradient in step.optimizer.gradients())
 
 
 def tensors_of(state: object) -> list[torch.Tensor]:

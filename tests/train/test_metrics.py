@@ -31,6 +31,7 @@ def metrics(step: int, **changes: Any) -> StepMetrics:
         "auxiliary_loss": 1.5,
         "learning_rate": 1e-3 / step,
         "grad_norm": 1.5,
+        "grad_norm_by_part": {"vision": 0.9, "experts": 1.2},
         "tokens": 1000,
         "trained_tokens": 300,
         "tiles": 12,
@@ -180,7 +181,8 @@ def test_plain_lines_say_what_one_watches() -> None:
         progress.say("saved")
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0] for line in lines] == ["vl2: step 2/4", "vl2: step 4/4", "vl2: saved"]
-    assert "loss 3.0000  rate 5.00e-04  norm 1.50  2,000 tokens/s  MFU 31%  discarded: loss is nan" in lines[0]
+    figures = "loss 3.0000  rate 5.00e-04  norm 1.50  2,000 tokens/s  packs 98% full  MFU 31%"
+    assert f"{figures}  discarded: loss is nan" in lines[0]
 
 
 def test_a_terminal_gets_a_bar_and_lines_above_it() -> None:

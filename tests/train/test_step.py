@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.model.configs import small_model
@@ -16,6 +16,7 @@ from tests.train.test_stage import a_stage
 from vl2.data.pack import Packed
 from vl2.grid import UNTILED
 from vl2.model import VL2
+from vl2.model.moe import MoE
 from vl2.train.balance import load_over_mean, routers
 from vl2.train.parts import part_of
 from vl2.train.ranks import ONE
@@ -179,6 +180,41 @@ def test_a_discarded_step_leaves_everything_as_it_was() -> None:
     for each in (step, other):
         each.apply(each.accumulate(packs[1:]), 1e-3)
     assert all(torch.equal(a, b) for a, b in zip(step.model.parameters(), other.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_norms_by_part_are_those_of_the_parts_modules(size: str) -> None:
+    step = make(size=size)
+    report = step.accumulate([random_pack(step.model.config, DOCUMENTS)])
+    assert isinstance(step.model, VL2)
+    language = step.model.language
+    moe = [layer.mlp for layer in language.model.layers if isinstance(layer.mlp, MoE)]
+    dense = [layer.mlp for layer in language.model.layers if not isinstance(layer.mlp, MoE)]
+    outer = [[layer.input_layernorm, layer.post_attention_layernorm] for layer in language.model.layers]
+    modules: dict[str, list[nn.Module | None]] = {
+        "vision": [step.model.siglip],
+        "projector": [step.model.projector],
+        "embedding": [language.model.embed_tokens],
+        "attention": [layer.self_attn for layer in language.model.layers],
+        "mlp": [*dense, *(one.shared_experts for one in moe)],
+        "experts": [one.experts for one in moe],
+        "router": [one.gate for one in moe],
+        "norms": [language.model.norm, *(norm for norms in outer for norm in norms)],
+        "head": [language.lm_head],
+    }
+    names = {id(parameter): name for name, parameter in step.model.named_parameters()}
+    found = dict(step.optimizer.gradients())
+    total = 0.0
+    for part, members in modules.items():
+        own = [names[id(p)] for module in members if module is not None for p in module.parameters()]
+        if part == "projector":
+            own += ["image_newline", "view_separator"]
+        squares = sum(float(found[name].double().square().sum()) for name in own if name in found)
+        assert report.grad_norm_by_part[part] == pytest.approx(squares**0.5, rel=1e-5), part
+        assert squares > 0
+        total += squares
+    assert report.grad_norm == pytest.approx(total**0.5, rel=1e-5)
+    assert report.grad_norm_by_part["other"] == 0
 
 
 def test_gradients_are_clipped_to_the_norm_of_the_stage() -> None:

@@ -214,7 +214,7 @@ class DataPreview:
 
             if not self.out.lower().endswith(DRAWN_AS):
                 raise UserError(f"--out must end in .html or {', '.join(DRAWN_AS)}, got {self.out}")
-        from vl2.curate.preview import choose
+        from vl2.curate.preview import choose, pack_fill
         from vl2.data.store import open_random
 
         processor = load_processor(self.model, quiet=self.output.quiet)
@@ -228,7 +228,13 @@ class DataPreview:
             from vl2.curate.contact_sheet import contact_sheet
 
             save_drawing(contact_sheet(items), self.out, quiet=True)
+        fill = pack_fill(items)
         if self.output.json:
-            print_json({"out": self.out, "shown": len(items)})
+            print_json({"out": self.out, "shown": len(items), "pack_fill": None if fill is None else fill.fill})
         elif not self.output.quiet:
             print(f"vl2: {len(items)} records in {self.out}", file=sys.stderr)
+            if fill is not None:
+                size = f"{fill.packing.seq_len:,} tokens and at most {fill.packing.max_tiles} tiles"
+                print(f"vl2: packs of {size} would be {fill.fill:.0%} full of records like these", file=sys.stderr)
+            if fill is not None and fill.warning is not None:
+                print(f"vl2: {fill.warning}", file=sys.stderr)

@@ -69,6 +69,8 @@ class Plan:
     """stages; the best number by default"""
     expert_parallel: OptionalInt = None
     """ranks that share a set of experts; the best number by default"""
+    tensor_parallel: OptionalInt = None
+    """ranks that divide every layer; the best of 1, 2, 4 and 8 by default"""
     cut: Annotated[Literal["looped", "contiguous", "encoder_first"] | None, tyro.conf.arg(help_behavior_hint="")] = None
     """where the model is cut; the best way by default"""
     unbalanced: bool = False
@@ -110,6 +112,7 @@ class Plan:
         fixed = FixedLayout(
             pipeline=self.pipeline,
             expert_parallel=self.expert_parallel,
+            tensor_parallel=self.tensor_parallel,
             cut=self.cut,
             balances_tiles=not self.unbalanced,
             recomputes=self.recompute,

@@ -6,9 +6,12 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from vl2.data.index import TokenCounts
+from vl2.data.pack import Packing
+from vl2.data.pack_fill import PackFill
 from vl2.data.record import Record
 from vl2.data.store.access import Records
 from vl2.data.store.entry import Place, Problem
@@ -51,6 +54,13 @@ def choose(records: Records, processor: Processor, *, count: int, seed: int) -> 
         raise UserError(f"count must be at least 1, got {count}")
     chosen = sorted(random.Random(seed).sample(range(len(records)), min(count, len(records))))
     return [show(records, index, processor) for index in chosen]
+
+
+def pack_fill(items: Sequence[PreviewItem | Problem]) -> PackFill | None:
+    """Return how full packs of such records would be, or None without a record that fits into one."""
+    counts = [item.counts for item in items if isinstance(item, PreviewItem)]
+    tokens = np.array([one.total for one in counts], dtype=np.int64)
+    return PackFill.estimate(tokens, np.array([one.tiles for one in counts], dtype=np.int64), Packing())
 
 
 def show(records: Records, index: int, processor: Processor) -> PreviewItem | Problem:

@@ -306,14 +306,18 @@ class MoE(nn.Module):
         """
         x_TD = x_BSD.flatten(0, 1)
         weight_TK, scores_TE, expert_TK = self.gate(x_TD)
+        y_BSD = self.routed(x_TD, weight_TK, expert_TK, equal_blocks=equal_blocks).view_as(x_BSD)
+        if self.shared_experts is not None:
+            y_BSD = self.shared_experts(x_BSD) + y_BSD
+        return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)
+
+    def routed(self, x_TD: Tensor, weight_TK: Tensor, expert_TK: Tensor, *, equal_blocks: bool = False) -> Tensor:
+        """Return the weighted sum of the chosen experts' outputs, [T, D]."""
         # Each expert sees one contiguous block of rows; then every token sums its K rows in float32.
         out_MD, row_index_TK = run_experts(
             self.experts, x_TD, expert_TK, self.gate.num_experts, equal_blocks=equal_blocks
         )
-        y_BSD = combine_experts(out_MD, row_index_TK, weight_TK).view_as(x_BSD)
-        if self.shared_experts is not None:
-            y_BSD = self.shared_experts(x_BSD) + y_BSD
-        return y_BSD, None if sequences_GT is None else routing_stats(scores_TE, expert_TK, sequences_GT)
+        return combine_experts(out_MD, row_index_TK, weight_TK)
 
 
 def run_experts(

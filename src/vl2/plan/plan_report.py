@@ -105,7 +105,8 @@ def print_paper(rows: Sequence[PaperRow], file: TextIO) -> None:
     print(
         "The paper reports days and GPUs, but neither degrees of parallelism nor MFU. Its days include restarts and\n"
         "failed machines, evaluation and checkpoints, data loading, repeated steps, and pauses between stages; the\n"
-        "planned days do not.",
+        "planned days do not. Fine-tuning has 64 sequences in a step, so most of a large cluster waits. Whether the\n"
+        "paper's days count it on all GPUs is not said.",
         file=file,
     )
     _print_assumptions(rows[0].stages[0], file)
@@ -122,6 +123,7 @@ def _rows(stages: Sequence[PlannedStage]) -> list[tuple[str, list[str]]]:
         ("  computing, padding included", cells(lambda s: f"{s.step.compute_s:.2f} s")),
         ("  waiting in the pipeline", cells(lambda s: f"{s.step.waiting_s:.2f} s")),
         ("  tokens to experts and back", cells(lambda s: f"{s.step.experts_s:.2f} s")),
+        ("  sums in divided layers", cells(lambda s: f"{s.step.sums_s:.2f} s")),
         ("  weights and gradients", cells(lambda s: f"{s.step.weights_s:.2f} s")),
         ("  tiles to other ranks", cells(lambda s: f"{s.step.tiles_s:.2f} s")),
         ("  updating the weights", cells(lambda s: f"{s.step.update_s:.2f} s")),
@@ -141,11 +143,15 @@ def _rows(stages: Sequence[PlannedStage]) -> list[tuple[str, list[str]]]:
 def _layout(stage: PlannedStage) -> str:
     choice = stage.choice
     pipeline = f"{choice.pipeline} stages, {choice.cut}" if choice.pipeline > 1 else "no pipeline"
-    return f"{pipeline}; {stage.num_data} data, {choice.expert_parallel} expert"
+    kept = "all" if choice.recomputes else "encoder" if choice.recomputes_encoder else "nothing"
+    return (
+        f"{pipeline}; {stage.num_data} data, {choice.tensor_parallel} tensor, {choice.expert_parallel} expert; "
+        f"{kept} recomputed"
+    )
 
 
 def _print_assumptions(stage: PlannedStage, file: TextIO) -> None:
-    cluster, choice = stage.cluster, stage.choice
+    cluster = stage.cluster
     print(
         f"Assumed: {cluster.peak_flops / 1e12:.0f} TFLOP/s per GPU, of which dense layers reach "
         f"{cluster.dense_efficiency:.0%} and experts {cluster.expert_efficiency:.0%};\n"
@@ -153,6 +159,6 @@ def _print_assumptions(stage: PlannedStage, file: TextIO) -> None:
         f"{cluster.network_bandwidth / 1e9:.0f} GB/s per machine between machines;\n"
         f"{cluster.overlap:.0%} of the communication of weights overlaps with computation; "
         f"experts are used evenly;\n"
-        f"activations are {'recomputed' if choice.recomputes else 'all kept'}; half of the tokens have a loss.",
+        f"half of the tokens have a loss.",
         file=file,
     )

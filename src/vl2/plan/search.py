@@ -8,7 +8,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 
 from vl2.config import ModelConfig
 from vl2.data.pack import Packing
@@ -18,12 +17,20 @@ from vl2.plan.step_time import LayoutChoice, StepPacks, StepTime, step_time
 from vl2.plan.unit_sizes import segment_size
 from vl2.train.flops import ForwardCost, step_flops
 from vl2.train.parallel.pipeline_split import UnitCosts, units
+from vl2.train.parallel.tensor_parallel import check_tensor_parallel
 from vl2.train.recipe import SplitKind
 from vl2.train.shard import check_divided
-from vl2.train.size import optimizer_bytes
+from vl2.train.size import held_dtype, optimizer_bytes
 from vl2.train.stage import Stage, still_stage_parts, total_steps
 
 _MAX_STAGES, _MAX_EXPERT_RANKS = 16, 16
+_TENSOR_RANKS = (1, 2, 4, 8)
+# What may be recomputed, by the user's choice: (decoder layers, encoder).
+_RECOMPUTED: Mapping[bool | None, tuple[tuple[bool, bool], ...]] = {
+    None: ((False, False), (False, True), (True, True)),
+    False: ((False, False),),
+    True: ((True, True),),
+}
 USABLE = 0.9  # share of the memory; the rest is lost to fragmentation and used by libraries
 _DAY_S = 86_400.0
 
@@ -34,6 +41,7 @@ class FixedLayout:
 
     pipeline: int | None = None
     expert_parallel: int | None = None
+    tensor_parallel: int | None = None
     cut: SplitKind | None = None
     balances_tiles: bool = True
     recomputes: bool | None = None
@@ -116,14 +124,15 @@ def plan_stage(
             expert_rate=cluster.peak_flops * cluster.expert_efficiency,
             trained_share=0.5,
         )
-    # Sharded weights are float32 if they are trained and bfloat16 if they are frozen.
-    bytes_per_parameter = float(torch.float32.itemsize + optimizer_bytes(stage, torch.float32))
+    # Frozen weights are bfloat16.
+    held = held_dtype(stage)
+    bytes_per_parameter = float(held.itemsize + optimizer_bytes(stage, held))
     if "language" in stage.frozen:
         bytes_per_parameter = 2.0 + (bytes_per_parameter - 2.0) * _trained_share(config)
     best: tuple[LayoutChoice, StepTime] | None = None
     least_memory: tuple[float, LayoutChoice] | None = None
     for choice in candidate_layouts(config, cluster, fixed):
-        if cluster.num_gpus // choice.pipeline > len(tokens):
+        if cluster.num_gpus // (choice.pipeline * choice.tensor_parallel) > len(tokens):
             continue  # some data ranks would have no pack
         step = step_time(config, cluster, choice, costs, packs, bytes_per_parameter=bytes_per_parameter)
         if least_memory is None or step.memory_bytes < least_memory[0]:
@@ -139,7 +148,7 @@ def plan_stage(
     return PlannedStage(
         stage=stage.name,
         choice=choice,
-        num_data=cluster.num_gpus // choice.pipeline,
+        num_data=cluster.num_gpus // (choice.pipeline * choice.tensor_parallel),
         step=step,
         tokens_per_step=float(tokens.sum()),
         tiles_per_step=float(tiles.sum()),
@@ -157,20 +166,36 @@ def candidate_layouts(config: ModelConfig, cluster: Cluster, fixed: FixedLayout)
     for pipeline in [fixed.pipeline] if fixed.pipeline else range(1, most + 1):
         if cluster.num_gpus % pipeline:
             continue
-        num_data = cluster.num_gpus // pipeline
+        num_stage = cluster.num_gpus // pipeline
         for expert_parallel in [fixed.expert_parallel] if fixed.expert_parallel else range(1, _MAX_EXPERT_RANKS + 1):
-            if num_data % expert_parallel or not _can_shard_experts(config, num_data, expert_parallel):
+            if num_stage % expert_parallel or not _can_shard_experts(config, num_stage, expert_parallel):
                 continue
             cuts: list[SplitKind] = [fixed.cut] if fixed.cut else ["looped", "contiguous"]
-            recomputes = [False, True] if fixed.recomputes is None else [fixed.recomputes]
-            for cut, recomputed in product(cuts if pipeline > 1 else cuts[:1], recomputes):
+            sizes = [fixed.tensor_parallel] if fixed.tensor_parallel else _TENSOR_RANKS
+            tensor = [size for size in sizes if _can_divide_layers(config, cluster, num_stage, size)]
+            for size, cut, (layers, encoder) in product(
+                tensor, cuts if pipeline > 1 else cuts[:1], _RECOMPUTED[fixed.recomputes]
+            ):
                 yield LayoutChoice(
                     pipeline=pipeline,
                     expert_parallel=expert_parallel,
+                    tensor_parallel=size,
                     cut=cut if pipeline > 1 else "contiguous",
                     balances_tiles=fixed.balances_tiles,
-                    recomputes=recomputed,
+                    recomputes=layers,
+                    recomputes_encoder=encoder,
                 )
+
+
+def _can_divide_layers(config: ModelConfig, cluster: Cluster, num_stage: int, size: int) -> bool:
+    """Tell whether the trainer can divide the layers among `size` ranks, which must be in one machine."""
+    if num_stage % size or cluster.gpus_per_node % size:
+        return False
+    try:
+        check_tensor_parallel(config.language_config, size, num_stage // size)
+    except UserError:
+        return False
+    return True
 
 
 def _can_shard_experts(config: ModelConfig, num_data: int, expert_parallel: int) -> bool:

@@ -3,21 +3,23 @@
 All pipelines pad their micro-batches to the same shapes, so one pipeline is simulated for all. Without a pipeline the
 ranks process their packs one by one and synchronize in every layer, so each round takes as long as its slowest rank.
 `Cluster.overlap` is the share of the communication of weights that overlaps with computation. Exchanging tokens with
-experts and moving tiles between ranks do not overlap.
+experts, summing the parts of divided layers and moving tiles between ranks do not overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from vl2.config import ModelConfig
 from vl2.data.index import Ints
 from vl2.data.pack import balance
 from vl2.data.pack_plan import tile_bucket
 from vl2.plan.cluster import Cluster
-from vl2.plan.timeline import Action, Timeline, simulate
+from vl2.plan.timeline import Action, Direction, Timeline, simulate
 from vl2.plan.unit_sizes import SegmentSize, largest_expert_share, segment_size
+from vl2.train.activations import block_values, layer_values
 from vl2.train.parallel.pipeline_split import Unit, UnitCosts, split_pipeline, units
 from vl2.train.parallel.tile_balance import even_counts, imbalance
 from vl2.train.recipe import SplitKind
@@ -32,8 +34,13 @@ class LayoutChoice:
     pipeline: int
     expert_parallel: int
     cut: SplitKind
+    tensor_parallel: int = 1
     balances_tiles: bool = True
-    recomputes: bool = True
+    recomputes: bool = True  # decoder layers and vision blocks
+    recomputes_encoder: bool = False  # vision blocks, if not all are
+
+    def recomputes_unit(self, unit: Unit) -> bool:
+        return self.recomputes or (self.recomputes_encoder and unit.kind == "block")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,7 @@ class StepTime:
     compute_s: float  # of the busiest rank, padding included
     waiting_s: float  # pipeline bubbles
     experts_s: float  # exchanging tokens with experts
+    sums_s: float  # summing the parts of divided layers over tensor-parallel ranks
     weights_s: float  # gathering weights and reducing gradients
     tiles_s: float  # moving tiles between ranks
     update_s: float  # optimizer
@@ -62,7 +70,8 @@ class StepTime:
 
     @property
     def total_s(self) -> float:
-        return self.compute_s + self.waiting_s + self.experts_s + self.weights_s + self.tiles_s + self.update_s
+        communication = self.experts_s + self.sums_s + self.weights_s + self.tiles_s
+        return self.compute_s + self.waiting_s + communication + self.update_s
 
 
 def step_time(
@@ -89,6 +98,20 @@ class _PipelineRun:
     tokens: int  # padded tokens of every micro-batch
     tiles: int  # padded tiles of every micro-batch
     experts_s: float  # seconds that the busiest rank exchanges tokens with experts
+    sums_s: float  # seconds that the busiest rank sums the parts of divided layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class _UnitTime:
+    """The seconds of a unit for a micro-batch, forward and backward together or one of them."""
+
+    compute: float
+    experts: float
+    sums: float
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.experts + self.sums
 
 
 class _StepSimulation:
@@ -105,8 +128,9 @@ class _StepSimulation:
     ) -> None:
         self.config, self.cluster, self.choice, self.costs = config, cluster, choice, costs
         self.bytes_per_parameter = bytes_per_parameter
-        self.num_data = cluster.num_gpus // choice.pipeline
-        self.largest_expert_share = largest_expert_share(config, self.num_data, choice.expert_parallel)
+        self.num_stage = cluster.num_gpus // choice.pipeline  # ranks with the same layers
+        self.num_data = self.num_stage // choice.tensor_parallel  # those of them with different packs
+        self.largest_expert_share = largest_expert_share(config, self.num_stage, choice.expert_parallel)
         tokens, tiles = packs.tokens.tolist(), packs.tiles.tolist()
         dealt = balance(tiles, tokens, self.num_data)
         self.packs = [[(tokens[i], tiles[i]) for i in rank] for rank in dealt]
@@ -120,10 +144,18 @@ class _StepSimulation:
         )
         self.sizes = [segment_size(config, segment) for segment in self.split.segments]
 
-    @property
-    def backward_ratio(self) -> float:
-        """Return the time of a backward pass over that of a forward pass, recomputation of activations included."""
-        return self.costs.backward_ratio + self.choice.recomputes
+    def _unit_s(self, unit: Unit, direction: Direction, *, tiles: int, tokens: int) -> _UnitTime:
+        """Return the seconds of a unit for a micro-batch.
+
+        Tensor-parallel ranks divide the tiles and the work of all tokens. A backward pass sends as much as a forward
+        pass, and what is recomputed is sent again.
+        """
+        size, is_again = self.choice.tensor_parallel, self.choice.recomputes_unit(unit)
+        forward = self.costs.forward([unit], self.config, tiles=-(-tiles // size), tokens=tokens / size)[0]
+        experts = self._exchange_s(tokens) if self._is_moe(unit) else 0.0
+        sums = self._sums_s(tokens, is_moe=self._is_moe(unit)) if unit.kind == "layer" else 0.0
+        compute, sent = (1.0, 1) if direction == "forward" else (self.costs.backward_ratio + is_again, 1 + is_again)
+        return _UnitTime(compute=forward * compute, experts=experts * sent, sums=sums * sent)
 
     def in_pipeline(self) -> StepTime:
         """Simulate a step with a pipeline."""
@@ -134,16 +166,17 @@ class _StepSimulation:
         length = sum(timeline.length_s for timeline in timelines)
         busiest = sum(max(timeline.busy_s) for timeline in timelines)
         busy = sum(sum(timeline.busy_s) for timeline in timelines)
-        experts = sum(run.experts_s for run in runs)
+        experts, sums = sum(run.experts_s for run in runs), sum(run.sums_s for run in runs)
         held, encoded = self._rounds(images)
         in_flight = [
             max(timeline.max_in_flight(rank) for timeline in timelines) for rank in range(self.split.num_ranks)
         ]
         largest = max(runs, key=lambda run: run.tokens * run.tiles)
         return StepTime(
-            compute_s=busiest - experts,
+            compute_s=busiest - experts - sums,
             waiting_s=length - busiest,
             experts_s=experts,
+            sums_s=sums,
             weights_s=max(self._pipeline_weights_s(rank, runs) for rank in range(self.split.num_ranks)),
             tiles_s=self._tiles_s(held),
             update_s=self._update_s(),
@@ -184,16 +217,17 @@ class _StepSimulation:
         longest = max(tokens for rank in packs for tokens, _ in rank)
         tiles = 0 if is_text and self.split.is_looped else 1 if is_text else self._padded_tiles(packs)
         chosen = self.split.text_segments if is_text else tuple(range(len(self.split.segments)))
-        exchange = self._exchange_s(longest)
-        seconds, exchanges = [], []
-        for number in chosen:
-            segment = self.split.segments[number]
-            exchanges.append(exchange * sum(self._is_moe(unit) for unit in segment))
-            cost = self.costs.forward(segment, self.config, tiles=tiles, tokens=longest)
-            seconds.append(sum(cost) + exchanges[-1])
+        directions: tuple[Direction, ...] = ("forward", "backward")
+        times = {
+            (place, direction): [
+                self._unit_s(unit, direction, tiles=tiles, tokens=longest) for unit in self.split.segments[number]
+            ]
+            for place, number in enumerate(chosen)
+            for direction in directions
+        }
 
         def duration_s(action: Action) -> float:
-            return seconds[action.segment] * (1.0 if action.direction == "forward" else self.backward_ratio)
+            return sum(time.total for time in times[action.segment, action.direction])
 
         timeline = simulate(
             ranks,
@@ -202,14 +236,18 @@ class _StepSimulation:
             duration_s=duration_s,
             transfer_s=lambda action: self._boundary_s(chosen[action.segment], tiles, longest),
         )
-        per_rank = [sum(exchanges[i] for i in range(rank, len(chosen), ranks)) for rank in range(ranks)]
+        of_rank = [
+            [time for (place, _), found in times.items() if place % ranks == rank for time in found]
+            for rank in range(ranks)
+        ]
         return _PipelineRun(
             timeline=timeline,
             segments=chosen,
             num_batches=count,
             tokens=longest,
             tiles=tiles,
-            experts_s=count * max(per_rank) * (1 + self.backward_ratio),
+            experts_s=count * max(sum(time.experts for time in found) for found in of_rank),
+            sums_s=count * max(sum(time.sums for time in found) for found in of_rank),
         )
 
     def _padded_tiles(self, packs: Sequence[Sequence[tuple[int, int]]]) -> int:
@@ -234,23 +272,22 @@ class _StepSimulation:
         if self.choice.balances_tiles:
             held = [tuple(map(sum, zip(*held, strict=True)))]
             encoded = [tuple(even_counts(held[0]))]
-        compute = experts = 0.0
-        visual = [unit for unit in self.row if unit.is_visual]
-        text = [unit for unit in self.row if not unit.is_visual]
-        num_moe = sum(self._is_moe(unit) for unit in text)
-        factor = 1 + self.backward_ratio
+        times: list[_UnitTime] = []
+        directions: tuple[Direction, ...] = ("forward", "backward")
         num_rounds = max(map(len, self.packs))
-        for turn in range(num_rounds):
-            longest = max(rank[turn][0] for rank in self.packs if turn < len(rank))
-            compute += factor * sum(self.costs.forward(text, self.config, tiles=0, tokens=longest))
-            experts += factor * num_moe * self._exchange_s(longest)
-        for counts in encoded:
-            compute += factor * sum(self.costs.forward(visual, self.config, tiles=max(max(counts), 1), tokens=0))
+        longest = [max(rank[turn][0] for rank in self.packs if turn < len(rank)) for turn in range(num_rounds)]
+        most = [max(max(counts), 1) for counts in encoded]
+        for unit, direction in product(self.row, directions):
+            if unit.is_visual:
+                times += [self._unit_s(unit, direction, tiles=tiles, tokens=0) for tiles in most]
+            else:
+                times += [self._unit_s(unit, direction, tiles=0, tokens=tokens) for tokens in longest]
         size = self._rank_size(0)
         return StepTime(
-            compute_s=compute,
+            compute_s=sum(time.compute for time in times),
             waiting_s=0.0,
-            experts_s=experts,
+            experts_s=sum(time.experts for time in times),
+            sums_s=sum(time.sums for time in times),
             weights_s=self._weights_s(size, 2 * num_rounds, num_rounds),
             tiles_s=self._tiles_s(held),
             update_s=self._update_s(),
@@ -281,23 +318,37 @@ class _StepSimulation:
         ranks, language = self.choice.expert_parallel, self.config.language_config
         if ranks == 1:
             return 0.0
-        slots = tokens * (language.num_experts_per_tok or 0) * (ranks - 1) / ranks
+        slots = tokens / self.choice.tensor_parallel * (language.num_experts_per_tok or 0) * (ranks - 1) / ranks
         num_bytes = 2 * slots * language.hidden_size * self.cluster.value_bytes
         return num_bytes / self.cluster.bandwidth(ranks) + 3 * self.cluster.latency_s
+
+    def _sums_s(self, tokens: int, *, is_moe: bool) -> float:
+        """Return the seconds to sum the parts of one decoder layer over tensor-parallel ranks, in a forward pass.
+
+        A sum over n ranks sends 2 (n - 1) / n of the states. There is one for attention and one for the dense layer or
+        the shared experts; the outputs of routed experts are gathered, which sends half as much.
+        """
+        size = self.choice.tensor_parallel
+        if size == 1:
+            return 0.0
+        states = tokens * self.config.language_config.hidden_size * self.cluster.value_bytes * (size - 1) / size
+        num_sent, num_messages = 4 + is_moe, 2 + is_moe
+        return num_sent * states / self.cluster.bandwidth(size) + num_messages * 2 * size * self.cluster.latency_s
 
     def _weights_s(self, size: SegmentSize, gathers: int, reductions: int) -> float:
         """Return the seconds for gathering weights and reducing gradients that do not overlap with computation.
 
-        Experts are sharded over their replicas, the other weights over all data ranks.
+        Experts are sharded over their replicas, the other weights over all ranks with the same layers. Divided layers
+        are counted whole, so with tensor parallelism this is an upper bound.
         """
         seconds = 0.0
-        replicas = self.num_data // self.choice.expert_parallel
+        replicas = self.num_stage // self.choice.expert_parallel
         # Shards are padded to the largest one when they are sent.
         experts = size.experts * self.largest_expert_share * replicas
-        for parameters, ranks in ((size.dense, self.num_data), (experts, replicas)):
+        for parameters, ranks in ((size.dense, self.num_stage), (experts, replicas)):
             if ranks > 1:
                 share = parameters * (ranks - 1) / ranks
-                bandwidth = self.cluster.bandwidth(self.num_data) * self.cluster.weights_efficiency
+                bandwidth = self.cluster.bandwidth(self.num_stage) * self.cluster.weights_efficiency
                 seconds += share * (gathers * self.cluster.value_bytes + reductions * GRADIENT_BYTES) / bandwidth
         return seconds * (1 - self.cluster.overlap)
 
@@ -310,12 +361,12 @@ class _StepSimulation:
         busiest = 0
         for counts in held:
             busiest += max(abs(after - before) for before, after in zip(counts, even_counts(counts), strict=True))
-        return busiest * (pixels + 2 * tokens) / self.cluster.bandwidth(self.num_data)
+        return busiest * (pixels + 2 * tokens) / self.cluster.bandwidth(self.num_stage)
 
     def _update_s(self) -> float:
         sizes = [self._rank_size(rank) for rank in range(self.split.num_ranks)]
         return (
-            max(size.dense / self.num_data + size.experts * self.largest_expert_share for size in sizes)
+            max(size.dense / self.num_stage + size.experts * self.largest_expert_share for size in sizes)
             * self.costs.update
         )
 
@@ -340,7 +391,7 @@ class _StepSimulation:
         size = self._rank_size(rank)
         language, vision = self.config.language_config, self.config.siglip
         own_experts = size.experts / self.choice.expert_parallel
-        parts = self.bytes_per_parameter * (size.dense / self.num_data + size.experts * self.largest_expert_share)
+        parts = self.bytes_per_parameter * (size.dense / self.num_stage + size.experts * self.largest_expert_share)
         # In a pipeline the weights of all layers of a rank stay gathered during the step, and so do their gradients.
         is_whole = self.choice.pipeline > 1
         largest = max((size.dense + own_experts) / max(size.num_layers + size.num_blocks, 1), 1)
@@ -350,12 +401,13 @@ class _StepSimulation:
             if is_whole
             else (2 * largest + root) * (self.cluster.value_bytes + GRADIENT_BYTES)
         )
-        of_layer, of_block = (
-            tokens * language.hidden_size * self.cluster.value_bytes,
-            (tiles * vision.patches_per_side**2 * vision.width * self.cluster.value_bytes),
-        )
-        inside = 30.0  # bytes of a layer's activations divided by those of its input
+        # Tensor-parallel ranks divide the tiles and the inside of decoder layers, but not the inputs of the layers.
+        divided = self.choice.tensor_parallel
+        patches = -(-tiles // divided) * vision.patches_per_side**2
+        inside_layer = tokens * layer_values(language, is_moe=bool(language.n_routed_experts)) / divided
+        inside_block = patches * block_values(vision)
+        of_layer = tokens * language.hidden_size if self.choice.recomputes else inside_layer
+        is_light = self.choice.recomputes or self.choice.recomputes_encoder
+        of_block = patches * vision.width if is_light else inside_block
         kept = in_flight * (size.num_layers * of_layer + size.num_blocks * of_block) / max(self.split.loops, 1)
-        if not self.choice.recomputes:
-            kept *= inside
-        return parts + gathered + kept + inside * max(of_layer, of_block)
+        return parts + gathered + (kept + max(inside_layer, inside_block)) * self.cluster.value_bytes

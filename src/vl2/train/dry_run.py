@@ -22,14 +22,15 @@ from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.process.page_views import VIEW_PX
 from vl2.progress import format_time
+from vl2.train.activations import block_values, layer_values
 from vl2.train.adapter import put_adapter
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
 from vl2.train.loss import CHUNK
 from vl2.train.parts import check_trained, freeze, part_of, still_parts
-from vl2.train.prepare import find_model, make_plan, model_config, num_steps, open_stores, plan_options
+from vl2.train.prepare import fill_of, find_model, make_plan, model_config, num_steps, open_stores, plan_options
 from vl2.train.ranks import ONE, find_device
 from vl2.train.recipe import EncoderRecompute, ModelOptions, Recipe
-from vl2.train.size import GRADIENT_BYTES, size_of
+from vl2.train.size import gradient_bytes, size_of
 from vl2.train.stage import Part
 
 ASSUMED_MFU = 0.4  # the fraction of the rate of a large matrix product that training reaches
@@ -70,6 +71,8 @@ class PlannedRun:
     batch_size: int
     tokens_per_step: float
     tiles_per_step: float
+    pack_fill: float | None  # share of the places of packs that hold tokens; None without data or packing
+    fill_warning: str  # what to change where packs are not full
     is_measured: bool  # whether tokens and tiles come from the recipe's data or are assumed
     note: str  # the reason why the data could not be read
     memory: Memory
@@ -102,6 +105,7 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
     )
     rate = rate or measure_rate(find_device(recipe.engine.device), DTYPES[recipe.engine.compute])
     steps = num_steps(recipe.stage, plan)
+    fill = fill_of(plan) if plan is not None and recipe.stage.is_packed else None
     return PlannedRun(
         stage=recipe.stage.name,
         model=recipe.model.name,
@@ -110,6 +114,8 @@ def plan_run(recipe: Recipe, *, rate: float | None = None) -> PlannedRun:
         batch_size=recipe.stage.batch_size,
         tokens_per_step=tokens,
         tiles_per_step=tiles,
+        pack_fill=fill.fill if fill is not None else None,
+        fill_warning=(fill.warning or "") if fill is not None else "",
         is_measured=plan is not None,
         note=note,
         memory=expected_memory(model, recipe, most_tiles=_most_tiles(recipe, config, plan)),
@@ -148,7 +154,7 @@ def expected_memory(model: VL2, recipe: Recipe, *, most_tiles: int) -> Memory:
     stage, config, dtype = recipe.stage, model.config, DTYPES[recipe.engine.compute]
     # Routers are always float32, but too small to count.
     size = size_of(model, stage, recipe.adapter, dtype, is_sharded=recipe.engine.parallel == "sharded")
-    gradients = GRADIENT_BYTES * size.num_trained
+    gradients = gradient_bytes(stage) * size.num_trained
     return Memory(
         weights=size.weight_bytes,
         gradients=gradients,
@@ -183,21 +189,8 @@ def activation_bytes(
     recomputation of the whole encoder, the encoder's activations exist only after the rest has been freed.
     """
     language = config.language_config
-    width, heads = language.hidden_size, language.num_attention_heads
-    if language.use_mla:
-        query = heads * (language.qk_nope_head_dim + language.qk_rope_head_dim)
-        latent = (language.kv_lora_rank or 0) + language.qk_rope_head_dim
-        values = heads * language.v_head_dim
-        attention = 2 * query + 2 * latent + heads * language.qk_nope_head_dim + query + 3 * values
-    else:
-        attention = 6 * width
-    dense = 4 * language.intermediate_size
-    routed = (language.num_experts_per_tok or 0) * (3 * width + 4 * language.moe_intermediate_size)
-    shared = 4 * (language.n_shared_experts or 0) * language.moe_intermediate_size
-    layers = [
-        6 * width + attention + (routed + shared if language.is_moe_layer(i) else dense)
-        for i in range(language.num_hidden_layers)
-    ]
+    width = language.hidden_size
+    layers = [layer_values(language, is_moe=language.is_moe_layer(i)) for i in range(language.num_hidden_layers)]
     seen = _deep_view_values(config) if isinstance(config.vision_config, DeepEncoderConfig) else _tile_values(config)
     runs_back_vision = "vision" not in still
     runs_back_projector = runs_back_vision or "projector" not in still
@@ -221,7 +214,7 @@ class _ViewValues:
 def _tile_values(config: ModelConfig) -> _ViewValues:
     vision, projector = config.siglip, config.projector_config
     patches = vision.patches_per_side**2
-    block = patches * (12 * vision.width + 2 * vision.mlp_width)
+    block = patches * block_values(vision)
     joined = projector.input_dim * projector.downsample_ratio**2
     return _ViewValues(
         blocks=[block] * vision.layers,
@@ -273,6 +266,8 @@ def print_plan(planned: PlannedRun, file: TextIO) -> None:
     length.add_row("sequences per step", f"{planned.batch_size:,}")
     length.add_row("tokens per step", f"{planned.tokens_per_step:,.0f}")
     length.add_row("tiles per step", f"{planned.tiles_per_step:,.0f}")
+    if planned.pack_fill is not None:
+        length.add_row("packs are full", f"{planned.pack_fill:.0%}")
     length.add_row("tokens in all", _count(planned.tokens_per_step * planned.num_steps))
     memory = Table("memory of one whole model", "", box=SIMPLE_HEAD)
     for name, num_bytes in asdict(planned.memory).items():
@@ -286,6 +281,8 @@ def print_plan(planned: PlannedRun, file: TextIO) -> None:
         for column in table.columns[1:]:
             column.justify = "right"
         console.print(table)
+    if planned.fill_warning:
+        console.print(f"Warning: {planned.fill_warning}.", markup=False)
     if not planned.is_measured:
         console.print(f"Tokens and tiles are upper bounds: {planned.note}.", markup=False)
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,14 @@ class StepMetrics:
     auxiliary_loss: float
     learning_rate: float
     grad_norm: float
+    grad_norm_by_part: Mapping[str, float] = field(default_factory=dict)  # of the trained parts
     tokens: int  # without padding
     trained_tokens: int
     tiles: int
     lost_records: int = 0  # records that could not be read and became padding
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, before tile balancing
     tile_imbalance_balanced: float = 1.0  # the same after tile balancing
+    is_packed: bool = True
     pack_fill: float  # the fraction of sequence positions that are not padding
     expert_load: tuple[float, ...]  # by layer, load of the fullest expert over the mean
     bias_range: tuple[float, ...]  # by layer, the largest minus the smallest expert bias
@@ -76,6 +78,7 @@ class StepMetrics:
             "loss/auxiliary": self.auxiliary_loss,
             "step/learning_rate": self.learning_rate,
             "step/grad_norm": self.grad_norm,
+            **{f"grad_norm/{part}": norm for part, norm in self.grad_norm_by_part.items()},
             "step/tokens": self.tokens,
             "step/tiles": self.tiles,
             "step/lost_records": self.lost_records,
@@ -226,12 +229,14 @@ class Meter:
             auxiliary_loss=report.auxiliary_loss,
             learning_rate=rate,
             grad_norm=report.grad_norm,
+            grad_norm_by_part={part: norm for part, norm in report.grad_norm_by_part.items() if norm},
             tokens=report.num_tokens,
             trained_tokens=report.num_trained_tokens,
             tiles=report.num_tiles,
             lost_records=num_lost,
             tile_imbalance=report.tile_imbalance,
             tile_imbalance_balanced=report.tile_imbalance_balanced,
+            is_packed=self._stage.is_packed,
             pack_fill=report.num_tokens / places,
             expert_load=tuple(load_over_mean(report.expert_load)),
             bias_range=bias_range(self._model),

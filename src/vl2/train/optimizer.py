@@ -4,10 +4,10 @@ A bfloat16 weight cannot represent a change of a thousandth of itself, and a bfl
 terms. Therefore each gradient is added to a float32 buffer and freed as soon as it is computed, AdamW updates float32
 masters, and the model gets rounded copies of them. A float32 parameter is its own master.
 
-With `is_bfloat16`, masters and moments are bfloat16 and the arithmetic is float32. Masters are rounded stochastically,
-because small steps would otherwise always be rounded away. A bfloat16 parameter is its own master; a float32 parameter
-(sharded parameters are float32) has a bfloat16 master. The random bits depend on the step and the parameter's name
-alone, so that all ranks and repetitions round alike.
+With `is_bfloat16`, masters, moments and gradient sums are bfloat16 and the arithmetic is float32: 8 bytes a parameter.
+Everything that accumulates small changes (masters, moments, the sum of gradients over packs) is rounded stochastically,
+because nearest rounding would always drop them. A bfloat16 parameter is its own master; a float32 parameter (the
+routers') has a bfloat16 master. `rounding.py` explains where the random bits come from.
 
 A group may use Muon instead of AdamW (see `muon.py`). Muon needs whole matrices, so it does not support sharding.
 
@@ -16,8 +16,8 @@ Source: arXiv 1711.05101 (AdamW).
 
 from __future__ import annotations
 
+import math
 import weakref
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,11 +27,13 @@ from torch.optim.adamw import adamw
 
 from vl2.errors import UserError
 from vl2.train.muon import muon_, split_joined
-from vl2.train.parts import ParameterGroup
+from vl2.train.parts import NORM_PARTS, ParameterGroup, norm_part_of
 from vl2.train.ranks import ONE, Ranks
-from vl2.train.shard import local, sum_gradients_
+from vl2.train.rounding import random_bits, round_at_random, seed_of
+from vl2.train.shard import local, origin, sum_gradients_
 
 _NORM_ROW = 256  # elements; as fast as a single sum, with a relative error of about 1e-8
+_PIECE = 1 << 24  # elements of a bfloat16 parameter that are updated at a time, in float32
 
 
 class MasterAdamW:
@@ -45,12 +47,20 @@ class MasterAdamW:
         eps: float,
         is_bfloat16: bool = False,
         ranks: Ranks = ONE,
+        seed: int = 0,
     ) -> None:
+        """Create the state. `seed` is that of stochastic rounding."""
         self._betas, self._eps, self._is_bfloat16, self._ranks = betas, eps, is_bfloat16, ranks
+        self._seed = seed
         self._groups = [_Group(group, torch.bfloat16 if is_bfloat16 else torch.float32) for group in groups]
         self._num_steps = 0
-        for weight in self._weights():
+        for name, weight in self._named_weights():
+            weight.seed = seed_of(seed, name, "gradient")
             weight.parameter.register_post_accumulate_grad_hook(_take_gradient_of(weight))
+        if is_bfloat16:
+            with torch.no_grad():
+                for group in self._groups:
+                    group.copy_masters()  # so that the first step, too, runs with the weights that are updated
 
     @torch.no_grad()
     def sum_over_ranks(self) -> None:
@@ -58,12 +68,19 @@ class MasterAdamW:
         self._clear_empty()
         sum_gradients_((weight.gradient for weight in self._weights() if not weight.is_sharded), self._ranks)
 
-    @torch.no_grad()
     def grad_norm(self) -> float:
         """Return the norm of all gradients of the whole model. All ranks must call it together."""
+        return math.sqrt(sum(norm**2 for norm in self.grad_norms().values()))
+
+    @torch.no_grad()
+    def grad_norms(self) -> dict[str, float]:
+        """Return the norm of the gradients of each of NORM_PARTS in the whole model. All ranks must call it together.
+
+        A part without trained weights has the norm 0.
+        """
         self._clear_empty()
         whole, parts = self._squares(is_sharded=False), self._squares(is_sharded=True)
-        return float((whole + self._ranks.sum_(parts)).sqrt())
+        return dict(zip(NORM_PARTS, (whole + self._ranks.sum_(parts)).sqrt().tolist(), strict=True))
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
@@ -105,9 +122,10 @@ class MasterAdamW:
         """Discard the accumulated gradients."""
         for weight in self._weights():
             weight.is_empty = True
+            weight.num_added = 0
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the name and the float32 gradient of every trained weight; of sharded ones, this rank's part."""
+        """Yield the name and the gradient sum of every trained weight; of sharded ones, this rank's part."""
         self._clear_empty()
         for group in self._groups:
             yield from zip(group.names, group.gradients, strict=True)
@@ -153,11 +171,18 @@ class MasterAdamW:
         for group in self._groups:
             yield from group.weights
 
+    def _named_weights(self) -> Iterator[tuple[str, _Weight]]:
+        for group in self._groups:
+            yield from zip(group.names, group.weights, strict=True)
+
     def _squares(self, *, is_sharded: bool) -> Tensor:
-        gradients = [weight.gradient for weight in self._weights() if weight.is_sharded == is_sharded]
-        if not gradients:
-            return torch.zeros((), dtype=torch.float64, device=self._ranks.device)
-        return sum_of_squares(gradients)
+        """Return the sum of squares of each part's gradients on this rank."""
+        found: dict[str, list[Tensor]] = {part: [] for part in NORM_PARTS}
+        for name, weight in self._named_weights():
+            if weight.is_sharded == is_sharded:
+                found[norm_part_of(name)].append(weight.gradient)
+        none = torch.zeros((), dtype=torch.float64, device=self._ranks.device)
+        return torch.stack([sum_of_squares(gradients) if gradients else none for gradients in found.values()])
 
     def _update(
         self,
@@ -188,14 +213,18 @@ class MasterAdamW:
         )
 
     def _step_rounded(self, group: _Group, rate: float) -> None:
-        """Update one parameter at a time, so that only one at a time needs float32 copies."""
+        """Update one piece of a parameter at a time, so that only one at a time needs float32 copies."""
         for name, weight in zip(group.names, group.weights, strict=True):
-            master, first, second = (t.float() for t in (weight.master, weight.first, weight.second))
-            self._update(group, [master], [weight.gradient], [first], [second], rate)
-            generator = torch.Generator(device=master.device).manual_seed(_seed(name, self._num_steps))
-            weight.master.copy_(round_at_random(master, generator))
-            weight.first.copy_(first)
-            weight.second.copy_(second)
+            seed = seed_of(self._seed, self._num_steps, name)
+            for rows in weight.pieces():
+                kept = [tensor[rows] for tensor in (weight.master, weight.first, weight.second)]
+                master, first, second = (tensor.float() for tensor in kept)
+                self._update(group, [master], [weight.gradient[rows].float()], [first], [second], rate)
+                bits = weight.random_bits(rows, seed)
+                kept[0].copy_(round_at_random(master, bits))
+                bits >>= 16
+                kept[1].copy_(round_at_random(first, bits))
+                kept[2].copy_(round_at_random(second, bits))
 
 
 class _Weight:
@@ -212,18 +241,44 @@ class _Weight:
         self.state = {"master": master, "first": first, "second": second}
         self.master, self.first, self.second = local(master), local(first), local(second)
         self.values = local(values)
-        self.gradient = torch.zeros_like(self.master, dtype=torch.float32)
+        self.gradient = torch.zeros_like(self.master)
         self.is_empty = True  # the buffer's content is stale; the first gradient overwrites it
+        self.num_added = 0  # gradients in the buffer
+        self.seed = 0  # of the rounding of gradient sums
+        self._origin, self._whole = origin(parameter), tuple(parameter.shape)
 
     def take_gradient(self, parameter: Tensor) -> None:
         """Add the parameter's gradient to the buffer, and free the gradient."""
         assert parameter.grad is not None
+        gradient = local(parameter.grad)
         if self.is_empty:
-            self.gradient.copy_(local(parameter.grad))
+            self.gradient.copy_(gradient)
+        elif self.gradient.dtype == torch.float32:
+            self.gradient += gradient
         else:
-            self.gradient += local(parameter.grad)
+            self._add_rounded(gradient)
         self.is_empty = False
+        self.num_added += 1
         parameter.grad = None
+
+    def pieces(self) -> Iterator[slice]:
+        """Yield runs of rows with at most `_PIECE` elements each, or with one row."""
+        num_rows = len(self.master)
+        step = max(1, _PIECE // max(1, math.prod(self.master.shape[1:])))
+        for start in range(0, num_rows if self.master.numel() else 0, step):
+            yield slice(start, min(start + step, num_rows))
+
+    def random_bits(self, rows: slice, seed: int) -> Tensor:
+        """Return random bits for some rows of this rank's part."""
+        shape = (rows.stop - rows.start, *self.master.shape[1:])
+        first = (self._origin[0] + rows.start, *self._origin[1:])
+        return random_bits(shape, first, self._whole, seed, self.master)
+
+    def _add_rounded(self, gradient: Tensor) -> None:
+        seed = seed_of(self.seed, self.num_added)
+        for rows in self.pieces():
+            total = self.gradient[rows].float() + gradient[rows]
+            self.gradient[rows] = round_at_random(total, self.random_bits(rows, seed))
 
 
 def _take_gradient_of(weight: _Weight) -> Callable[[Tensor], None]:
@@ -269,38 +324,26 @@ class _Group:
 
 
 def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the sum of squares of all elements of float32 tensors on one device, as a float64 scalar there.
+    """Return the sum of squares of all elements of tensors on one device, as a float64 scalar there.
 
     On a CPU `_foreach_norm` adds squares sequentially in float32, which loses 0.3 % with 40 million elements. So on a
     CPU this sums rows of `_NORM_ROW` elements in float32, and the rows in float64. CUDA's kernel sums in a tree.
     """
     if tensors[0].device.type != "cpu":
-        return _sum_of_norms(torch._foreach_norm(list(tensors)))
+        return _sum_of_norms(torch._foreach_norm(list(tensors), 2, torch.float32))
     total = torch.zeros((), dtype=torch.float64)
     short: list[Tensor] = []
     for tensor in tensors:
         flat = tensor.reshape(-1)
         even = len(flat) - len(flat) % _NORM_ROW
         if even:
-            total += _sum_of_norms([torch.linalg.vector_norm(flat[:even].view(-1, _NORM_ROW), dim=1)])
+            rows = flat[:even].view(-1, _NORM_ROW)
+            total += _sum_of_norms([torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)])
         if even < len(flat):
             short.append(flat[even:])
-    return total + _sum_of_norms(torch._foreach_norm(short)) if short else total
+    return total + _sum_of_norms(torch._foreach_norm(short, 2, torch.float32)) if short else total
 
 
 def _sum_of_norms(norms: Sequence[Tensor]) -> Tensor:
     norms_n = torch.stack(list(norms))
     return norms_n.double().square().sum()
-
-
-def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Round float32 values stochastically to bfloat16: to one of the two neighbors, and on average to the value."""
-    bits = values.contiguous().view(torch.int32)
-    noise = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
-    # bfloat16 is the upper half of float32, so a carry out of the lower half rounds away from zero.
-    return ((bits + noise) & -(1 << 16)).view(torch.float32).to(torch.bfloat16)
-
-
-def _seed(name: str, step: int) -> int:
-    # The seed has 32 bits, because a CPU generator ignores higher bits.
-    return zlib.crc32(f"{step}/{name}".encode())

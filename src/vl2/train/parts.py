@@ -33,6 +33,20 @@ _UNUSED = ("vision.attn_pool.", "vision.clip.embeddings.patch_embedding.")
 _OFFSETS = ("pos_embed", "rel_pos_h", "rel_pos_w", "position_embedding.weight")
 
 
+NORM_PARTS = ("vision", "projector", "embedding", "attention", "mlp", "experts", "router", "norms", "head", "other")
+"""The parts by which gradient norms are logged: "mlp" is that of dense layers and shared experts, "other" is what has
+no name of this model's"""
+_NORM_PARTS_OF_LANGUAGE = {  # the first that a name contains decides
+    ".self_attn.": "attention",
+    ".mlp.experts.": "experts",
+    ".mlp.gate.": "router",
+    ".mlp.": "mlp",
+    "norm": "norms",
+    "embed_tokens": "embedding",
+    "lm_head": "head",
+}
+
+
 class HasConfig(Protocol):
     """A model, or the part of a model on one rank."""
 
@@ -64,6 +78,16 @@ def part_of(name: str) -> Part:
 def vision_part_of(name: str) -> VisionPart | None:
     """Return the part of the DeepSeek-OCR family's encoder to which a parameter belongs; None for all others."""
     return next((part for start, part in _VISION_PARTS.items() if name.startswith(start)), None)
+
+
+def norm_part_of(name: str) -> str:
+    """Return the one of NORM_PARTS to which a parameter belongs, by its name."""
+    part = _PARTS.get(name.split(".")[0])
+    if part is None:
+        return "other"
+    if part != "language":
+        return part
+    return next((kind for piece, kind in _NORM_PARTS_OF_LANGUAGE.items() if piece in name), "other")
 
 
 def freeze(model: nn.Module, stage: Stage) -> None:

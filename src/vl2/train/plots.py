@@ -102,12 +102,17 @@ def _draw_rate(figure: Figure, lines: Lines) -> None:
     upper.set_title("Learning rate", loc="left")
     upper.set_ylim(bottom=0)
     norms = [_number(line["grad_norm"]) for line in lines]
-    lower.plot(steps, norms, color=COLORS[0], alpha=0.25, linewidth=0.8)
-    lower.plot(steps, smooth(norms), color=COLORS[0])
+    lower.plot(steps, norms, color="black", alpha=0.18, linewidth=0.8)
+    parts = list(dict.fromkeys(part for line in lines for part in line.get("grad_norm_by_part", {})))
+    for i, part in enumerate(parts):
+        values = [_number(line.get("grad_norm_by_part", {}).get(part)) for line in lines]
+        lower.plot(steps, smooth(values), label=_plain(part), linewidth=1.0, **_style(i))
+    lower.plot(steps, smooth(norms), color="black", label="all", linewidth=1.8)
     lower.set_title("Norm of the gradient before clipping", loc="left")
     lower.set_yscale("log")
     _style_axes(upper, has_label=False)
     _style_axes(lower)
+    _legend(lower)
 
 
 def _draw_load(figure: Figure, lines: Lines) -> None:

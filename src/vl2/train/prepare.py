@@ -17,6 +17,7 @@ from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.index import RecordStore, StoreIndex, build_index
 from vl2.data.loader import Loader, LoaderOptions
 from vl2.data.pack import Packing
+from vl2.data.pack_fill import PackFill
 from vl2.data.pack_plan import PackPlan, PlanOptions
 from vl2.data.store import Records, open_random
 from vl2.errors import UserError
@@ -152,7 +153,15 @@ def make_plan(
     plan = PackPlan(sources, mixture, plan_options(recipe))
     if plan.excluded:
         say(f"{len(plan.excluded)} records are longer than {recipe.stage.seq_len} tokens and are left out")
+    if ranks.is_first and (warning := fill_of(plan).warning) is not None:
+        say(warning)
     return plan
+
+
+def fill_of(plan: PackPlan) -> PackFill:
+    """Return how full the packs of the first window are."""
+    packs = [(pack.num_tokens, pack.num_tiles) for pack in plan.window(0)]
+    return PackFill.of(packs, plan.options.packing)
 
 
 def plan_options(recipe: Recipe) -> PlanOptions:

@@ -2,7 +2,8 @@
 
 A single process is `ONE` and needs no process group; its collectives are no-ops. Several processes are started by
 torchrun, whose environment variables `join` reads. CPU tensors use gloo, CUDA tensors NCCL.
-Only this file, `shard.py`, and `rank_layout.py` and `schedules.py` of `parallel` use `torch.distributed`.
+Only this file, `shard.py`, and `rank_layout.py`, `schedules.py` and `tensor_parallel.py` of `parallel` use
+`torch.distributed`.
 """
 
 from __future__ import annotations
@@ -96,6 +97,19 @@ class Ranks:
         exchanged: Tensor = _Exchange.apply(rows, list(sent), list(received), self.group)  # type: ignore[no-untyped-call]
         return exchanged
 
+    def sum_parts(self, tensor: Tensor) -> Tensor:
+        """Return the sum of all ranks' tensors. The backward pass returns the sum of all ranks' gradients."""
+        total: Tensor = _SumParts.apply(tensor, self.group)  # type: ignore[no-untyped-call]
+        return total
+
+    def gather_rows(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return the rows of all ranks in rank order; rank r has `counts[r]` rows.
+
+        The backward pass returns to every rank the sum of all ranks' gradients of its rows.
+        """
+        copies = rows.repeat(self.size, *[1] * (rows.ndim - 1))
+        return self.exchange(copies, [len(rows)] * self.size, counts)
+
     def start_exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Arriving:
         """Start an exchange without gradients, and return a handle to wait for it."""
         arrived, work = _exchange(rows, list(sent), list(received), self.group, is_async=True)
@@ -113,6 +127,25 @@ class Arriving:
     def wait(self) -> Tensor:
         self.work.wait()
         return self.rows
+
+
+class _SumParts(torch.autograd.Function):
+    """A sum over ranks whose backward pass is a sum over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return _summed(tensor, group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _summed(grad, ctx.group), None
+
+
+def _summed(tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    total = tensor.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, dist.ReduceOp.SUM, group=group)
+    return total
 
 
 class _Exchange(torch.autograd.Function):

@@ -36,6 +36,8 @@ Compute = Literal["float32", "bfloat16"]
 Init = Literal["weights", "random"]
 Mode = Literal["replicated", "sharded"]
 SplitKind = Literal["looped", "contiguous", "encoder_first"]
+PipelineSchedule = Literal["1f1b", "zero_bubble"]
+Fp8 = Literal["off", "on", "emulated"]
 EncoderRecompute = Literal["none", "blocks", "whole"]
 TrackerName = Literal["tensorboard", "wandb", "trackio"]
 
@@ -160,6 +162,8 @@ class EngineOptions:
     """auto, cpu, cuda or cuda:N"""
     compute: Compute = "bfloat16"
     """type of weights and activations; masters and sums stay float32"""
+    fp8: Fp8 = "off"
+    """matrix products of dense layers in FP8, on cards that have it; emulated: rounded alike, on any device, slow"""
     activation_checkpointing: bool = False
     """recompute the activations of each block in the backward pass instead of keeping them"""
     encoder_recompute: Literal["auto", "none", "blocks", "whole"] = "auto"
@@ -173,10 +177,15 @@ class EngineOptions:
     expert_parallel: int = 1
     """ranks that divide one set of experts among themselves; needs parallel = "sharded" """
 
+    tensor_parallel: int = 1
+    """ranks that run the same packs and divide every layer among themselves; needs parallel = "sharded" """
+
     pipeline: int = 1
     """ranks among which the layers are divided; needs parallel = "sharded" """
     pipeline_cut: SplitKind = "looped"
     """looped: every rank has a part of encoder and language model; contiguous; encoder_first, for comparison"""
+    pipeline_schedule: PipelineSchedule = "1f1b"
+    """1f1b, or zero_bubble, which computes gradients of weights where a rank would wait"""
     pipeline_costs: str = ""
     """file of measured costs by which the pipeline is split; empty for a formula"""
     timeout_s: float = 1800.0
@@ -191,12 +200,23 @@ class EngineOptions:
             raise UserError('engine.pipeline needs engine.parallel = "sharded"')
         if self.pipeline > 1 and self.recomputed_encoder == "whole":
             raise UserError('engine.pipeline cuts through the encoder: encoder_recompute must be "blocks" or "none"')
+        if self.pipeline_schedule == "zero_bubble" and (
+            self.activation_checkpointing or self.recomputed_encoder != "none"
+        ):
+            raise UserError(
+                'engine.pipeline_schedule = "zero_bubble" runs two backward passes over kept activations: '
+                'activation_checkpointing must be false and encoder_recompute "none"'
+            )
         if self.balance_tiles < 0:
             raise UserError(f"engine.balance_tiles must not be negative, got {self.balance_tiles}")
         if self.expert_parallel < 1:
             raise UserError(f"engine.expert_parallel must be at least 1, got {self.expert_parallel}")
         if self.expert_parallel > 1 and self.parallel != "sharded":
             raise UserError('engine.expert_parallel needs engine.parallel = "sharded"')
+        if self.tensor_parallel < 1:
+            raise UserError(f"engine.tensor_parallel must be at least 1, got {self.tensor_parallel}")
+        if self.tensor_parallel > 1 and self.parallel != "sharded":
+            raise UserError('engine.tensor_parallel needs engine.parallel = "sharded"')
 
     @property
     def recomputed_encoder(self) -> EncoderRecompute:

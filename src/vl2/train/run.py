@@ -29,6 +29,7 @@ from vl2.train.adapter import adapt, trained_state, write_adapter
 from vl2.train.checkpoint import RECIPE, Checkpoints, Retention
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.flops import matmul_dtype
+from vl2.train.fp8 import check_fp8, use_fp8
 from vl2.train.loss import AuxiliaryLoss, check_auxiliary_loss, open_auxiliary_loss
 from vl2.train.loss_spike import LossSpikeSkip
 from vl2.train.metric_outputs import Outputs, TrainProgress
@@ -109,6 +110,8 @@ class Run:
         total: int,
         evaluations: Sequence[Evaluation],
         quiet: bool,
+        data: Ranks,
+        tensor: Ranks,
         auxiliary_loss: AuxiliaryLoss | None = None,
     ) -> None:
         self.recipe = recipe
@@ -119,9 +122,9 @@ class Run:
         self.total = total
         self.folder = Path(recipe.run.folder)
         self.step = 0  # done
-        self.train_step = _train_step(recipe, model, ranks, auxiliary_loss)
+        self.train_step = _train_step(recipe, model, ranks, data, tensor, auxiliary_loss)
         self.loss_spikes = LossSpikeSkip(recipe.guard)
-        self.checkpoints = _checkpoints(recipe, ranks, writes_whole=self.train_step.data_ranks.is_first)
+        self.checkpoints = _checkpoints(recipe, ranks, writes_whole=self.train_step.writes_whole)
         self.is_quiet = quiet or not ranks.is_first
         self._evaluations = evaluations
         self._meter = Meter(
@@ -148,6 +151,7 @@ class Run:
     ) -> Run:
         """Prepare a run from the recipe, and from the newest checkpoint with `resume`."""
         check_auxiliary_loss(recipe.auxiliary_loss)
+        check_fp8(recipe.engine.fp8, ranks.device)
         folder = Path(recipe.run.folder)
         say = _make_say(quiet or not ranks.is_first)
         found = _checkpoints(recipe, ranks).newest()
@@ -175,21 +179,24 @@ class Run:
             adapt(model, recipe.adapter, recipe.seed, DTYPES[recipe.engine.compute])
         freeze(model, recipe.stage)
         check_trained(model, recipe.stage)
+        use_fp8(model, recipe.engine.fp8)
         if recipe.engine.compile:
             compile_encoder(model)
         checkpoint_activations(
             model, encoder=recipe.engine.recomputed_encoder, layers=recipe.engine.activation_checkpointing
         )
-        parallelized, data_ranks = parallelize(model, recipe, plan, ranks)
-        auxiliary_loss = open_auxiliary_loss(recipe.auxiliary_loss, parallelized, processor)
+        placed = parallelize(model, recipe, plan, ranks)
+        auxiliary_loss = open_auxiliary_loss(recipe.auxiliary_loss, placed.model, processor)
         if ranks.is_first:
             keep_model_files(files, folder)
         run = cls(
             recipe,
             ranks,
-            model=parallelized,
+            model=placed.model,
+            data=placed.data,
+            tensor=placed.tensor,
             processor=processor,
-            loader=make_loader(recipe, plan, stores, processor, data_ranks, auxiliary_loss),
+            loader=make_loader(recipe, plan, stores, processor, placed.data, auxiliary_loss),
             total=num_steps(recipe.stage, plan),
             evaluations=evaluations,
             quiet=quiet,
@@ -383,15 +390,20 @@ def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = No
 
 
 def _train_step(
-    recipe: Recipe, model: VL2 | PipelineModel, ranks: Ranks, auxiliary_loss: AuxiliaryLoss | None
+    recipe: Recipe,
+    model: VL2 | PipelineModel,
+    ranks: Ranks,
+    data: Ranks,
+    tensor: Ranks,
+    auxiliary_loss: AuxiliaryLoss | None,
 ) -> TrainStep:
     packs_together = recipe.engine.balance_tiles
     if isinstance(model, PipelineModel):
-        return PipelineStep(model, recipe.stage, balances_tiles=packs_together > 0)
+        return PipelineStep(model, recipe.stage, balances_tiles=packs_together > 0, seed=recipe.seed)
     balancer = None
-    if packs_together and ranks.size > 1:
+    if packs_together and data.size > 1:
         dtype = DTYPES[recipe.engine.compute]
-        balancer = TileBalancer(model, ranks, packs_together=packs_together, tile_dtype=dtype)
+        balancer = TileBalancer(model, data, packs_together=packs_together, tile_dtype=dtype)
     return TrainStep(
         model,
         recipe.stage,
@@ -399,6 +411,9 @@ def _train_step(
         balancer,
         auxiliary_loss=auxiliary_loss,
         auxiliary_weight=recipe.auxiliary_loss.weight,
+        seed=recipe.seed,
+        data=data,
+        tensor=tensor,
     )
 
 

@@ -6,7 +6,7 @@ once per optimizer step, in a few flat buckets. Ranks need not run equally many 
 "sharded" (FSDP2): every rank holds a part of each weight. A vision block or decoder layer is gathered in the compute
 type when it runs; its gradients are reduce-scattered in float32 in every backward pass. All ranks must therefore run
 equally often and through all blocks: a rank without images or packs runs blank ones (see `vl2.train.blank`). Trained
-weights are held in float32, weights frozen beforehand in the compute type.
+weights are held in float32, or in bfloat16 with the bfloat16 optimizer; weights frozen beforehand in the compute type.
 
 In both modes the router's weights and the expert bias stay float32. Gradients are summed, not averaged, because the
 loss has already been divided by the count over all ranks. Sharded weights are DTensors, each split along one axis per
@@ -34,6 +34,7 @@ from vl2.model.vision import Block, CarriedAttentionPool
 from vl2.train.blank import run_pack
 from vl2.train.parallel.expert_parallel import run_over_ranks
 from vl2.train.parallel.rank_layout import Layout, make_layout
+from vl2.train.parallel.tensor_parallel import divide_encoder, divide_layers, is_divided
 from vl2.train.ranks import Ranks
 
 Mode = Literal["replicated", "sharded"]
@@ -42,21 +43,28 @@ RUN_PACK = "run_pack"  # the method of a sharded model that is `vl2.train.blank.
 BUCKET_ELEMENTS = 1 << 24  # elements summed in one collective: 64 MiB of float32
 
 
-def shard(model: VL2, mode: Mode, ranks: Ranks, compute_dtype: torch.dtype, *, expert_parallel: int = 1) -> VL2:
+def shard(
+    model: VL2,
+    mode: Mode,
+    ranks: Ranks,
+    compute_dtype: torch.dtype,
+    *,
+    layout: Layout | None = None,
+    held: torch.dtype = torch.float32,
+) -> VL2:
     """Place the model on the ranks' devices in place, and return it. Its parameters may be new objects.
 
     All ranks get the first rank's weights; the other ranks may pass a model on the meta device. Freeze parameters
-    before, and create the optimizer after this call. A single rank is always "replicated". `expert_parallel` is the
-    number of ranks that share each set of experts; values above 1 need "sharded". Raise UserError for invalid settings.
+    before, and create the optimizer after this call. A single rank is always "replicated". `layout` divides experts and
+    layers among sharded ranks; by default nothing is divided. `held` is the type in which sharded trained
+    weights are held. Raise UserError for invalid settings.
     """
     if mode not in get_args(Mode):
         raise UserError(f"the weights must be {' or '.join(get_args(Mode))}, got {mode!r}")
-    if mode == "replicated" and expert_parallel > 1:
-        raise UserError("experts are divided among ranks only where the weights are sharded")
     if mode == "replicated" or ranks.size == 1:
         _replicate(model, ranks, compute_dtype)
     else:
-        _shard_model(model, make_layout(ranks, expert_parallel=expert_parallel), compute_dtype)
+        _shard_model(model, layout or make_layout(ranks), compute_dtype, held)
     return model
 
 
@@ -97,7 +105,7 @@ def full_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def sum_gradients_(gradients: Iterable[Tensor], ranks: Ranks) -> None:
-    """Sum the gradients over all ranks in place. Sharded gradients are already summed and are skipped."""
+    """Sum the gradients over all ranks in place, in float32. Sharded ones are already summed and are skipped."""
     if ranks.size == 1:
         return
     bucket: list[Tensor] = []
@@ -113,10 +121,10 @@ def sum_gradients_(gradients: Iterable[Tensor], ranks: Ranks) -> None:
 
 
 def _sum_bucket_(bucket: list[Tensor], ranks: Ranks) -> None:
-    if len(bucket) == 1 and bucket[0].is_contiguous():
+    if len(bucket) == 1 and bucket[0].is_contiguous() and bucket[0].dtype == torch.float32:
         ranks.sum_(bucket[0])
         return
-    flat = ranks.sum_(torch.cat([gradient.flatten() for gradient in bucket]))
+    flat = ranks.sum_(torch.cat([gradient.flatten() for gradient in bucket]).float())
     for gradient, total in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
         gradient.copy_(total.view_as(gradient))
 
@@ -136,13 +144,15 @@ def _replicate(model: VL2, ranks: Ranks, compute_dtype: torch.dtype) -> None:
 
 
 @torch.no_grad()
-def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None:
+def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype, held: torch.dtype) -> None:
     ranks = layout.world
     source: Mapping[str, Tensor] = {name: t.detach() for name, t in _tensors(model).items()} if ranks.is_first else {}
     # Continue on the meta device, so that only the first rank ever needs memory for a whole model.
     model.to("meta")
-    upcast(model, compute_dtype)
+    cast_held(model, compute_dtype, held)
     shard_module(model, layout, compute_dtype)
+    if layout.tensor.size > 1:
+        divide_encoder(model, layout.tensor)
     setattr(model, RUN_PACK, MethodType(run_pack, model))
     # Each of these methods gathers and frees the weights, so none of them may call another.
     for method in ("states", "encode_tiles", RUN_PACK):
@@ -154,17 +164,22 @@ def _shard_model(model: VL2, layout: Layout, compute_dtype: torch.dtype) -> None
 
 
 @torch.no_grad()
-def upcast(model: nn.Module, compute_dtype: torch.dtype) -> None:
-    """Cast every weight to the type in which its shards are held: float32 if it is trained."""
+def cast_held(model: nn.Module, compute_dtype: torch.dtype, held: torch.dtype) -> None:
+    """Cast every weight to the type in which its shards are held: `held` if it is trained.
+
+    Routers compute in float32 in any case (see `shard_module`), also from weights that are held in bfloat16.
+    """
     for module in model.modules():
+        frozen = torch.float32 if isinstance(module, Router) else compute_dtype
         for parameter in module.parameters(recurse=False):
-            is_wide = isinstance(module, Router) or parameter.requires_grad
-            parameter.data = parameter.data.to(torch.float32 if is_wide else _cast(parameter, compute_dtype))
+            parameter.data = parameter.data.to(held if parameter.requires_grad else _cast(parameter, frozen))
 
 
 def shard_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -> None:
     """Shard the weights of a model, or of some of its layers, on the meta device."""
     has_own_experts = layout.expert_mesh is not None
+    if layout.tensor_mesh is not None:
+        divide_layers(model, layout.tensor_mesh, layout.tensor)
     if layout.expert_mesh is not None:
         for module in model.modules():
             if isinstance(module, Experts):
@@ -173,6 +188,9 @@ def shard_module(model: nn.Module, layout: Layout, compute_dtype: torch.dtype) -
     for group in _groups(model, has_own_experts=has_own_experts):
         dtype = torch.float32 if isinstance(group, Router) else compute_dtype
         mesh = layout.replica_mesh if isinstance(group, Experts) else layout.data_mesh
+        if is_divided(group):
+            assert layout.part_mesh is not None
+            mesh = layout.part_mesh
         # In a pipeline a layer runs once per micro-batch, so gathering it each time would cost more than the memory.
         _fully_shard(group, mesh, dtype, stays_gathered=layout.stage.size > 1)
 
@@ -219,7 +237,7 @@ def _groups(model: nn.Module, *, has_own_experts: bool) -> Iterator[nn.Module]:
         if isinstance(module, CarriedAttentionPool | Block):  # the pool never runs, so it is never gathered
             yield module
         elif isinstance(module, DecoderLayer):
-            yield from (inner for inner in module.modules() if isinstance(inner, Router))
+            yield from (inner for inner in module.modules() if isinstance(inner, Router) or is_divided(inner))
             if has_own_experts:
                 yield from (inner for inner in module.modules() if isinstance(inner, Experts))
             yield module
@@ -246,9 +264,13 @@ def _fully_shard(module: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, *, sta
 def _placement(parameter: nn.Parameter, num_ranks: int) -> Shard:
     """Shard along the first axis that divides evenly; 72 experts on 16 ranks are sharded along an inner axis.
 
-    Experts that are already divided by expert parallelism are always sharded along an inner axis.
+    Experts and layers that are already divided are sharded along another axis.
     """
     if isinstance(parameter, DTensor):
+        (taken,) = parameter.placements
+        assert isinstance(taken, Shard)
+        if parameter.ndim == 2:
+            return Shard(1 - taken.dim)
         return Shard(1 + inner_axis(parameter.shape[1:], num_ranks))
     axis = even_axis(parameter.shape, num_ranks)
     return Shard(0 if axis is None else axis)

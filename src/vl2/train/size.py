@@ -25,7 +25,6 @@ from vl2.train.adapter_options import AdapterOptions, BaseKind
 from vl2.train.parts import freeze, part_of
 from vl2.train.stage import Stage
 
-GRADIENT_BYTES = torch.float32.itemsize
 BITS_PER_WEIGHT: Mapping[BaseKind, float] = {"nf4": 4 + 8 / BLOCK + 32 / (BLOCK * SCALES_PER_BLOCK), "int8": 8.0}
 
 
@@ -70,7 +69,7 @@ def size_of(
     total = sum(parameter.numel() for parameter in model.parameters())
     few_bits = _num_quantized(model) if adapter.method == "qlora" else 0
     num_trained = sum(trained.values())
-    held = torch.float32 if is_sharded else dtype  # the type of trained weights; see `shard.py`
+    held = held_dtype(stage) if is_sharded else dtype  # the type of trained weights; see `shard.py`
     weight_bytes: float = (total - few_bits - num_trained) * dtype.itemsize + num_trained * held.itemsize
     weight_bytes += few_bits * BITS_PER_WEIGHT[adapter.base] / 8
     return TrainedSize(
@@ -81,13 +80,23 @@ def size_of(
     )
 
 
+def held_dtype(stage: Stage) -> torch.dtype:
+    """Return the type in which sharded ranks hold trained weights. It is the type of the optimizer's masters."""
+    return torch.bfloat16 if stage.is_bfloat16_optimizer else torch.float32
+
+
+def gradient_bytes(stage: Stage) -> int:
+    """Return the bytes of a trained weight's gradient sum."""
+    return held_dtype(stage).itemsize
+
+
 def optimizer_bytes(stage: Stage, held: torch.dtype) -> int:
     """Return the bytes per trained weight of type `held`: gradient, two moments, and a master if it is separate.
 
     A weight of the optimizer's own type is its own master (see `optimizer.py`).
     """
-    own = torch.bfloat16 if stage.is_bfloat16_optimizer else torch.float32
-    return GRADIENT_BYTES + 2 * own.itemsize + (own.itemsize if held != own else 0)
+    own = held_dtype(stage)
+    return gradient_bytes(stage) + 2 * own.itemsize + (own.itemsize if held != own else 0)
 
 
 def _num_quantized(model: VL2) -> int:

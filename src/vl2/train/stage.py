@@ -44,7 +44,7 @@ class Stage:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     clip_norm: float = 1.0
-    is_bfloat16_optimizer: bool = False  # masters and moments in bfloat16; sharded weights stay float32
+    is_bfloat16_optimizer: bool = False  # masters, moments and gradient sums in bfloat16
     balance_loss_weight: float
     expert_bias_step: float = 0.0  # change of the expert bias per optimizer step; for sigmoid routing with a bias only
     num_steps: int | None = None

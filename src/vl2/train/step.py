@@ -8,8 +8,9 @@ model balances per batch (`seq_aux` false), it is a mean over packs, each of whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,9 +28,10 @@ from vl2.train.blank import blank_pack, run_pack
 from vl2.train.loss import AuxiliaryLoss, next_token_loss, trained_positions
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parallel.pipeline_model import PipelineModel
+from vl2.train.parallel.tensor_parallel import own_positions
 from vl2.train.parallel.tile_balance import TileBalancer, even_counts, imbalance
 from vl2.train.parts import HasConfig, freeze, parameter_groups
-from vl2.train.ranks import Ranks
+from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import RUN_PACK, is_sharded
 from vl2.train.stage import Stage
 
@@ -48,6 +50,7 @@ class StepReport:
     balance_loss: float  # unweighted: mean over the documents, summed over the layers
     auxiliary_loss: float  # unweighted: mean over its terms; 0 without one
     grad_norm: float  # before clipping
+    grad_norm_by_part: Mapping[str, float]  # of each of NORM_PARTS; 0 if nothing in it is trained
     expert_load: Tensor  # int64 [MoE layers, E]
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, before tile balancing
     tile_imbalance_balanced: float = 1.0  # the same after tile balancing
@@ -78,9 +81,11 @@ class StepTally:
             num_layers, config.n_routed_experts or 0 if num_layers else 0, dtype=torch.int64, device=device
         )
 
-    def add(self, pack: Packed, loss_n: Tensor, hidden: Hidden, num_balanced: int) -> None:
-        self.expert_load += hidden.expert_load
-        self.add_loss(pack, loss_n, hidden.balance_loss.detach(), num_balanced)
+    def add(self, pack: Packed, loss_n: Tensor, hidden: Hidden, num_balanced: int, *, is_counted: bool = True) -> None:
+        """Add a pack. `is_counted` is false if another rank counts its expert load and balance loss."""
+        if is_counted:
+            self.expert_load += hidden.expert_load
+        self.add_loss(pack, loss_n, hidden.balance_loss.detach(), num_balanced if is_counted else 0)
 
     def add_loss(self, pack: Packed, loss_n: Tensor, balance_loss: Tensor, num_balanced: int) -> None:
         """Add the losses of a pack, the next-token loss by category."""
@@ -110,19 +115,30 @@ class TrainStep:
         *,
         auxiliary_loss: AuxiliaryLoss | None = None,
         auxiliary_weight: float = 1.0,
+        seed: int = 0,
+        data: Ranks | None = None,
+        tensor: Ranks = ONE,
     ) -> None:
-        """Create the optimizer. Without a `balancer`, every rank encodes its own tiles."""
+        """Create the optimizer, whose stochastic rounding has the `seed`.
+
+        Without a `balancer`, every rank encodes its own tiles. `data` are the ranks with different packs, by default
+        all, and `tensor` the ranks with the same packs.
+        """
         check_balance(model, stage)
         if ranks.device.type == "cpu":
             tune_malloc()
         freeze(model, stage)
         self.model, self.stage, self.ranks = model, stage, ranks
+        self.data_ranks = data or ranks
+        """The ranks with different packs."""
+        self._tensor = tensor
         self.optimizer = MasterAdamW(
             parameter_groups(model, stage),
             betas=stage.betas,
             eps=stage.eps,
             is_bfloat16=stage.is_bfloat16_optimizer,
             ranks=ranks,
+            seed=seed,
         )
         self._is_sharded = is_sharded(model)
         self._balancer = balancer
@@ -130,9 +146,9 @@ class TrainStep:
         self._is_balanced_by_document = model.config.language_config.seq_aux
 
     @property
-    def data_ranks(self) -> Ranks:
-        """The ranks with different packs."""
-        return self.ranks
+    def writes_whole(self) -> bool:
+        """Whether this rank writes what all ranks with the same layers hold in full."""
+        return self.data_ranks.is_first and self._tensor.is_first
 
     def accumulate(self, packs: Sequence[Packed]) -> StepReport:
         """Run this rank's packs forward and backward, and return the results over all ranks.
@@ -235,16 +251,24 @@ class TrainStep:
                 self._run(pack, counts, tally, tokens_IQD)
             group.backward()
 
+    def _own_positions(self, pack: Packed) -> Packed:
+        """Return the pack with labels for this rank's part of the trained positions only."""
+        if self._tensor.size == 1:
+            return pack
+        place_n = trained_positions(pack.labels)
+        return replace(pack, labels=own_positions(pack.labels, place_n, self._tensor, IGNORE_ID))
+
     def _run(self, pack: Packed, counts: StepCounts, tally: StepTally, tokens_IQD: Tensor | None = None) -> None:
         assert isinstance(self.model, VL2), "PipelineStep overrides this"
         runs_encoder = self._is_sharded and self._balancer is None
         run = getattr(self.model, RUN_PACK) if self._is_sharded else partial(run_pack, self.model)
         hidden: Hidden = run(pack, tokens_IQD, runs_encoder=runs_encoder)
+        pack = self._own_positions(pack)
         total, loss_n = next_token_loss(hidden.states_BSD[0], pack.labels, self.model.language.lm_head.weight)
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         loss = total / max(counts.trained_tokens, 1)
         if self.stage.balance_loss_weight:
-            share = num_balanced / max(counts.balanced, 1)
+            share = num_balanced / max(counts.balanced, 1) / self._tensor.size
             loss = loss + hidden.balance_loss * (self.stage.balance_loss_weight * share)
         if self._auxiliary_loss is not None:
             auxiliary_loss = self._auxiliary_loss.take(pack)
@@ -253,10 +277,11 @@ class TrainStep:
         # With the language model frozen, a pack without images has nothing to train.
         if loss.requires_grad:
             loss.backward()
-        tally.add(pack, loss_n, hidden, num_balanced)
+        tally.add(pack, loss_n, hidden, num_balanced, is_counted=self._tensor.is_first)
 
     def _report(self, counts: StepCounts, tally: StepTally) -> StepReport:
         sums = tally.loss_by_category.tolist()
+        norms = self.optimizer.grad_norms()
         named = zip(CATEGORIES, sums, strict=False)
         return StepReport(
             loss=sum(total for total, _ in sums) / max(counts.trained_tokens, 1),
@@ -266,7 +291,8 @@ class TrainStep:
             num_tiles=counts.tiles,
             balance_loss=float(tally.balance_loss) / max(counts.balanced, 1),
             auxiliary_loss=float(tally.auxiliary_loss) / max(counts.auxiliary, 1),
-            grad_norm=self.optimizer.grad_norm(),
+            grad_norm=math.sqrt(sum(norm**2 for norm in norms.values())),
+            grad_norm_by_part=norms,
             expert_load=tally.expert_load,
             tile_imbalance=imbalance(counts.tiles_by_rank),
             tile_imbalance_balanced=self._balanced_imbalance(counts),

@@ -24,8 +24,9 @@ from vl2.train.parallel.rank_layout import make_layout
 from vl2.train.parallel.tile_balance import TileBalancer
 from vl2.train.parts import freeze
 from vl2.train.ranks import ONE, Ranks
-from vl2.train.recipe import Mode, SplitKind
+from vl2.train.recipe import Mode, PipelineSchedule, SplitKind
 from vl2.train.shard import full_tensor, local, origin, shard
+from vl2.train.size import held_dtype
 from vl2.train.stage import Part, Stage
 from vl2.train.step import StepReport, TrainStep
 from vl2.train.tensor_files import Block
@@ -48,10 +49,13 @@ class Case:
     mode: Mode = "replicated"
     balance_tiles: int = 0
     expert_parallel: int = 1
+    tensor_parallel: int = 1
     pipeline: int = 1
     pipeline_cut: SplitKind = "looped"
+    pipeline_schedule: PipelineSchedule = "1f1b"
     frozen: tuple[Part, ...] = ()
     size: str = "base"
+    is_bfloat16_optimizer: bool = False
     dtype: torch.dtype = torch.float32
     steps: tuple[DIVISION, ...] = field(default=STEPS, repr=False)
 
@@ -68,6 +72,7 @@ class Case:
             expert_bias_step=0.0 if "language" in self.frozen or self.size != "base" else 0.01,
             eps=1e-3,  # gradients that are zero but for rounding must not become steps of full size
             clip_norm=0.5,
+            is_bfloat16_optimizer=self.is_bfloat16_optimizer,
             num_steps=len(self.steps),
             batch_size=4,
             is_packed=True,
@@ -108,11 +113,15 @@ def start(ranks: Ranks, case: Case) -> TrainStep:
     model = make_model(case, is_first=ranks.is_first)
     if case.pipeline > 1 and ranks.size > 1:
         return start_pipeline(ranks, case, model)
-    shard(model, case.mode, ranks, case.dtype, expert_parallel=case.expert_parallel if ranks.size > 1 else 1)
+    layout = None
+    if case.mode == "sharded" and ranks.size > 1:
+        layout = make_layout(ranks, expert_parallel=case.expert_parallel, tensor_parallel=case.tensor_parallel)
+    shard(model, case.mode, ranks, case.dtype, layout=layout, held=held_dtype(case.stage))
+    data, tensor = (ranks, ONE) if layout is None else (layout.data, layout.tensor)
     balancer = None
-    if case.balance_tiles and ranks.size > 1:
-        balancer = TileBalancer(model, ranks, packs_together=case.balance_tiles, tile_dtype=case.dtype)
-    return TrainStep(model, case.stage, ranks, balancer)
+    if case.balance_tiles and data.size > 1:
+        balancer = TileBalancer(model, data, packs_together=case.balance_tiles, tile_dtype=case.dtype)
+    return TrainStep(model, case.stage, ranks, balancer, data=data, tensor=tensor)
 
 
 def take(step: TrainStep, steps: Sequence[DIVISION], case: Case, *, keeps_gradients: bool = False) -> Trained:
@@ -126,7 +135,7 @@ def take(step: TrainStep, steps: Sequence[DIVISION], case: Case, *, keeps_gradie
             gradients = whole_gradients(step)
         step.apply(reports[-1], RATE)
     named = {**dict(step.model.named_parameters()), **dict(step.model.named_buffers())}
-    weights = {name: full_tensor(tensor).detach().clone() for name, tensor in named.items()}
+    weights = {name: full_tensor(tensor).detach().clone().float() for name, tensor in named.items()}
     return Trained(reports=reports, gradients=gradients, weights=weights)
 
 
@@ -151,7 +160,15 @@ def train(ranks: Ranks, case: Case) -> Trained:
 
 def train_alone(case: Case) -> Trained:
     """Return what one process makes of a case's packs."""
-    return _train_alone(Case(frozen=case.frozen, size=case.size, dtype=case.dtype, steps=case.steps))
+    return _train_alone(
+        Case(
+            frozen=case.frozen,
+            size=case.size,
+            is_bfloat16_optimizer=case.is_bfloat16_optimizer,
+            dtype=case.dtype,
+            steps=case.steps,
+        )
+    )
 
 
 @cache
@@ -166,13 +183,19 @@ def _own(step: TrainStep, by_rank: DIVISION) -> list[int]:
 
 
 def start_pipeline(ranks: Ranks, case: Case, model: VL2) -> TrainStep:
-    layout = make_layout(ranks, pipeline=case.pipeline, expert_parallel=case.expert_parallel)
+    layout = make_layout(
+        ranks,
+        pipeline=case.pipeline,
+        expert_parallel=case.expert_parallel,
+        tensor_parallel=case.tensor_parallel,
+    )
     row = units(model.config)
     costs = UnitCosts.by_formula(model.config, 20.0).forward(row, model.config, tiles=2.0, tokens=60.0)
     split = split_pipeline(case.pipeline_cut, row, costs, case.pipeline)
-    return PipelineStep(
-        PipelineModel(model, split, layout, case.dtype), case.stage, balances_tiles=bool(case.balance_tiles)
+    pipeline = PipelineModel(
+        model, split, layout, case.dtype, held=held_dtype(case.stage), schedule=case.pipeline_schedule
     )
+    return PipelineStep(pipeline, case.stage, balances_tiles=bool(case.balance_tiles))
 
 
 def save_half_way(ranks: Ranks, case: Case, folder: Path) -> None:
@@ -199,7 +222,7 @@ def checkpoints_of(step: TrainStep, folder: Path) -> Checkpoints:
     def block_of(tensor: Tensor) -> Block:
         return Block(local=local(tensor), origin=origin(tensor), shape=tuple(tensor.shape))
 
-    return Checkpoints(folder, ranks=step.ranks, block_of=block_of, writes_whole=step.data_ranks.is_first)
+    return Checkpoints(folder, ranks=step.ranks, block_of=block_of, writes_whole=step.writes_whole)
 
 
 def _state(step: TrainStep) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from vl2.train.export import read_model
 from vl2.train.ranks import ONE
 
 PIPELINE = Case(pipeline=2, expert_parallel=2, balance_tiles=1)
-EXPERTS = Case(mode="sharded", expert_parallel=4)
+DIVIDED = Case(mode="sharded", expert_parallel=4, tensor_parallel=2)
 CONTIGUOUS = Case(pipeline=4, pipeline_cut="contiguous")
 ALONE = Case()
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(PIPELINE, EXPERTS), (EXPERTS, CONTIGUOUS), (ALONE, PIPELINE), (CONTIGUOUS, ALONE)]
+    ("before", "after"), [(PIPELINE, DIVIDED), (DIVIDED, CONTIGUOUS), (ALONE, PIPELINE), (CONTIGUOUS, ALONE)]
 )
 def test_another_layout_goes_on(four: TwoRanks, tmp_path: Path, before: Case, after: Case) -> None:
     if before is ALONE:

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.model.configs import small_model
+from tests.model.configs import small_config, small_model
 from tests.train.toy import toy_recipe
 from vl2.config import preset
 from vl2.errors import RankLost, UserError
 from vl2.model.moe import Experts
 from vl2.train.parallel.parallelize import check_experts, check_ranks
 from vl2.train.parallel.rank_layout import make_layout
+from vl2.train.parallel.tensor_parallel import check_tensor_parallel
 from vl2.train.ranks import ONE, why_lost
 from vl2.train.recipe import EngineOptions
 from vl2.train.run import Run, train
-from vl2.train.shard import expert_matrices, shard
+from vl2.train.shard import expert_matrices
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ from vl2.train.shard import expert_matrices, shard
         ({"pipeline": 0}, "engine.pipeline must be at least 1, got 0"),
         ({"balance_tiles": -1}, "engine.balance_tiles must not be negative, got -1"),
         ({"timeout_s": 0.0}, "engine.timeout_s must be positive, got 0"),
+        ({"pipeline_schedule": "zero_bubble", "activation_checkpointing": True}, "engine.pipeline_schedule = "),
         ({"parallel": "sharded", "pipeline": 2, "encoder_recompute": "whole"}, "engine.pipeline cuts through the"),
     ],
 )
@@ -73,9 +75,26 @@ def test_the_sizes_of_experts_are_those_of_the_model() -> None:
     assert expert_matrices(model.config.language_config) == shapes
 
 
-def test_experts_are_divided_only_where_weights_are_cut() -> None:
-    with pytest.raises(UserError, match="only where the weights are sharded"):
-        shard(small_model(), "replicated", ONE, small_model().dtype, expert_parallel=2)
+def test_experts_and_layers_are_divided_only_where_weights_are_cut() -> None:
+    for name in ("expert_parallel", "tensor_parallel"):
+        with pytest.raises(UserError, match=rf'engine.{name} needs engine.parallel = "sharded"'):
+            EngineOptions(**{name: 2})
+
+
+@pytest.mark.parametrize(
+    ("size", "num_data", "changes", "message"),
+    [
+        (3, 1, {}, "must divide the 4 attention heads, got 3"),
+        (2, 1, {"attention_bias": True}, "needs attention without biases"),
+        (2, 1, {"intermediate_size": 113}, "must divide the 113 hidden units of a dense layer, got 2"),
+        (2, 7, {}, "leaves 7 ranks with different packs, which cannot shard weights with .* inputs"),
+    ],
+)
+def test_layers_that_cannot_be_divided_are_refused(
+    size: int, num_data: int, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check_tensor_parallel(small_config(**changes).language_config, size, num_data)
 
 
 def test_what_an_error_says_of_other_ranks_is_found_below_others() -> None:

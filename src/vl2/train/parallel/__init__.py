@@ -1,1 +1,1 @@
-"""Parallelism over ranks: expert parallelism, pipeline parallelism and tile balancing."""
+"""Parallelism over ranks: expert, tensor and pipeline parallelism, and tile balancing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from vl2.config import ModelConfig
@@ -12,22 +13,43 @@ from vl2.model import VL2
 from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.pipeline_split import PipelineSplit, UnitCosts, split_pipeline, units
 from vl2.train.parallel.rank_layout import make_layout
+from vl2.train.parallel.tensor_parallel import check_tensor_parallel
 from vl2.train.ranks import Ranks
 from vl2.train.recipe import Recipe
 from vl2.train.shard import check_divided, shard
+from vl2.train.size import held_dtype
 
 
-def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> tuple[VL2 | PipelineModel, Ranks]:
-    """Place a model on the ranks. Return this rank's model or part, and the ranks that get different packs.
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A model on its ranks."""
+
+    model: VL2 | PipelineModel  # this rank's model or part
+    data: Ranks  # the ranks that get different packs
+    tensor: Ranks  # the ranks that get the same packs and divide every layer
+
+
+def parallelize(model: VL2, recipe: Recipe, plan: PackPlan, ranks: Ranks) -> Placed:
+    """Place a model on the ranks.
 
     Call `freeze` first. Raise UserError if the ranks cannot be divided as the recipe says.
     """
-    engine, dtype = recipe.engine, DTYPES[recipe.engine.compute]
+    engine, dtype, held = recipe.engine, DTYPES[recipe.engine.compute], held_dtype(recipe.stage)
+    if engine.parallel == "replicated" or ranks.size == 1:
+        shard(model, engine.parallel, ranks, dtype)
+        return Placed(model=model, data=ranks, tensor=Ranks(rank=0, size=1, device=ranks.device))
+    layout = make_layout(
+        ranks,
+        pipeline=engine.pipeline,
+        expert_parallel=engine.expert_parallel,
+        tensor_parallel=engine.tensor_parallel,
+    )
     if engine.pipeline == 1:
-        shard(model, engine.parallel, ranks, dtype, expert_parallel=engine.expert_parallel)
-        return model, ranks
-    layout = make_layout(ranks, pipeline=engine.pipeline, expert_parallel=engine.expert_parallel)
-    return PipelineModel(model, split_for(model, recipe, plan), layout, dtype), layout.data
+        shard(model, engine.parallel, ranks, dtype, layout=layout, held=held)
+        return Placed(model=model, data=layout.data, tensor=layout.tensor)
+    split = split_for(model, recipe, plan)
+    pipeline = PipelineModel(model, split, layout, dtype, held=held, schedule=engine.pipeline_schedule)
+    return Placed(model=pipeline, data=layout.data, tensor=layout.tensor)
 
 
 def split_for(model: VL2, recipe: Recipe, plan: PackPlan) -> PipelineSplit:
@@ -55,12 +77,13 @@ def check_ranks(recipe: Recipe, num_ranks: int) -> None:
     `check_experts` checks the rest when the model's sizes are known.
     """
     engine = recipe.engine
-    needed = engine.pipeline * engine.expert_parallel
-    if num_ranks % needed:
-        raise UserError(
-            f"engine.pipeline {engine.pipeline} and engine.expert_parallel {engine.expert_parallel} need a multiple of "
-            f"{needed} ranks, there are {num_ranks}"
-        )
+    for name, size in (("expert_parallel", engine.expert_parallel), ("tensor_parallel", engine.tensor_parallel)):
+        needed = engine.pipeline * size
+        if num_ranks % needed:
+            raise UserError(
+                f"engine.pipeline {engine.pipeline} and engine.{name} {size} need a multiple of {needed} ranks, "
+                f"there are {num_ranks}: set both to 1 to divide nothing, or ask `vl2 plan` for a layout"
+            )
 
 
 def check_model(config: ModelConfig, recipe: Recipe, num_ranks: int) -> None:
@@ -80,6 +103,7 @@ def check_model(config: ModelConfig, recipe: Recipe, num_ranks: int) -> None:
 
 
 def check_experts(config: ModelConfig, recipe: Recipe, num_ranks: int) -> None:
-    """Raise UserError if the ranks cannot divide the model's experts as the recipe says. Call this before loading."""
-    engine = recipe.engine
-    check_divided(config.language_config, num_ranks // engine.pipeline, engine.expert_parallel)
+    """Raise UserError if the ranks cannot divide experts and layers as the recipe says. Call this before loading."""
+    engine, num_stage = recipe.engine, num_ranks // recipe.engine.pipeline
+    check_divided(config.language_config, num_stage, engine.expert_parallel)
+    check_tensor_parallel(config.language_config, engine.tensor_parallel, num_stage // engine.tensor_parallel)

@@ -15,29 +15,40 @@ from vl2.train.parallel.rank_layout import Layout
 from vl2.train.parallel.schedules import Pipelines
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.parts import part_of, still_parts
-from vl2.train.shard import copy_part_, gather_once, shard_module, upcast
+from vl2.train.recipe import PipelineSchedule
+from vl2.train.shard import cast_held, copy_part_, gather_once, shard_module
 
 
 class PipelineModel(nn.Module):
     """The segments on this rank. No rank holds the whole model, so it cannot be used for inference."""
 
-    def __init__(self, model: VL2, split: PipelineSplit, layout: Layout, compute_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        model: VL2,
+        split: PipelineSplit,
+        layout: Layout,
+        compute_dtype: torch.dtype,
+        *,
+        held: torch.dtype = torch.float32,
+        schedule: PipelineSchedule = "1f1b",
+    ) -> None:
         """Take this rank's layers out of a model and shard them. The first rank provides the weights.
 
-        Call `freeze` first. All ranks must call this together; `model` must not be used afterwards.
+        Call `freeze` first. All ranks must call this together; `model` must not be used afterwards. `held` is the type
+        in which trained weights are held.
         """
         super().__init__()
         self.config, self.split, self.layout = model.config, split, layout
         source = {name: tensor.detach() for name, tensor in _tensors(model).items()} if layout.world.is_first else {}
         model.to("meta")
-        upcast(model, compute_dtype)
+        cast_held(model, compute_dtype, held)
         specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in _tensors(model).items()}
         self.still_parts = still_parts(model)
         trained = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
         self.carries_gradient = _carries_gradient(split, trained, is_text=False)
         self.carries_text_gradient = _carries_gradient(split, trained, is_text=True)
         self.segments = {
-            number: SegmentModel(model, split.segments[number], layout.data)
+            number: SegmentModel(model, split.segments[number], layout.data, layout.tensor)
             for number in split.of_rank(layout.stage.rank)
         }
         for number, segment in self.segments.items():
@@ -54,7 +65,9 @@ class PipelineModel(nn.Module):
                 if name in own:
                     copy_part_(own[name], full)
             gather_once(self)
-        self.pipelines = Pipelines(split, self.segments, layout.stage, compute_dtype)
+        self.pipelines = Pipelines(
+            split, self.segments, layout.stage, compute_dtype, num_tensor=layout.tensor.size, kind=schedule
+        )
         config = model.config.language_config
         self.moe_layers = [i for i in range(config.num_hidden_layers) if config.is_moe_layer(i)]
 

@@ -20,7 +20,6 @@ from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.schedules import MicroBatchShape
 from vl2.train.parallel.segment import MicroBatch
 from vl2.train.parallel.tile_balance import TileMoves, even_counts, imbalance, plan_moves
-from vl2.train.ranks import Ranks
 from vl2.train.shard import reshard
 from vl2.train.stage import Stage
 from vl2.train.step import StepCounts, StepReport, StepTally, TrainStep
@@ -29,15 +28,12 @@ from vl2.train.step import StepCounts, StepReport, StepTally, TrainStep
 class PipelineStep(TrainStep):
     """A training step for the segments on this rank, together with the ranks that hold the others."""
 
-    def __init__(self, model: PipelineModel, stage: Stage, *, balances_tiles: bool) -> None:
+    def __init__(self, model: PipelineModel, stage: Stage, *, balances_tiles: bool, seed: int = 0) -> None:
         """Prepare training; `balances_tiles` balances tiles over the ranks that hold the encoder's first layers."""
         self.pipeline = model
         self._balances_tiles = balances_tiles
-        super().__init__(model, stage, model.layout.world)
-
-    @property
-    def data_ranks(self) -> Ranks:
-        return self.pipeline.layout.data
+        layout = model.layout
+        super().__init__(model, stage, layout.world, seed=seed, data=layout.data, tensor=layout.tensor)
 
     def apply(self, report: StepReport, learning_rate: float) -> None:
         self._apply_gradients(report, learning_rate)
@@ -70,6 +66,7 @@ class PipelineStep(TrainStep):
         moves = self._moves(packs, is_text=is_text)
         most = max(self._most_tiles(packs, moves), 1)
         num_tiles = 0 if is_text and model.split.is_looped else 1 if is_text else tile_bucket(most)
+        num_tiles = -(-num_tiles // self._tensor.size) * self._tensor.size
         batches = [self._micro_batch(pack, move, num_tiles, counts) for pack, move in zip(packs, moves, strict=True)]
         for segment in model.segments.values():
             segment.begin(batches)
@@ -113,11 +110,11 @@ class PipelineStep(TrainStep):
     def _micro_batch(self, pack: Packed, moves: TileMoves | None, num_tiles: int, counts: StepCounts) -> MicroBatch:
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
         return MicroBatch(
-            pack=pack,
+            pack=self._own_positions(pack),
             moves=moves,
             num_tiles=num_tiles,
             loss_scale=1 / max(counts.trained_tokens, 1),
-            balance_scale=self.stage.balance_loss_weight * num_balanced / max(counts.balanced, 1),
+            balance_scale=self.stage.balance_loss_weight * num_balanced / max(counts.balanced, 1) / self._tensor.size,
         )
 
     def _collect(self, tally: StepTally) -> None:
@@ -125,8 +122,9 @@ class PipelineStep(TrainStep):
         model = self.pipeline
         for segment in model.segments.values():
             for scored in segment.scored:
-                num_balanced = self._num_balanced(scored.pack) if scored.pack.num_tokens else 0
+                is_counted = scored.pack.num_tokens and self._tensor.is_first
+                num_balanced = self._num_balanced(scored.pack) if is_counted else 0
                 tally.add_loss(scored.pack, scored.loss_n, scored.balance_loss, num_balanced)
-            for index, load_E in segment.loads.items():
+            for index, load_E in segment.loads.items() if self._tensor.is_first else ():
                 tally.expert_load[model.moe_layers.index(index)] += load_E
             segment.forget()

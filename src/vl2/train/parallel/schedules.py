@@ -5,7 +5,11 @@ shapes. So there is one pipeline per (tiles, tokens) over the same layers. A pip
 micro-batches, so only the pipelines used last are kept. Shapes are computed here: PyTorch's shape inference would run
 an additional forward pass and count the expert load twice.
 
+The zero-bubble schedule computes the gradients of inputs first, for which the rank before waits, and the gradients of
+weights where the rank would wait itself. Layers that compute both in one function (norms, the head) run it twice.
+
 Only this file uses `torch.distributed.pipelining`.
+Source: arXiv 2401.10241 (zero bubble; PyTorch's engine has its schedule ZB1P).
 """
 
 from __future__ import annotations
@@ -21,9 +25,10 @@ from torch import Tensor
 from vl2.train.parallel.pipeline_split import PipelineSplit
 from vl2.train.parallel.segment import SegmentModel
 from vl2.train.ranks import Ranks
+from vl2.train.recipe import PipelineSchedule
 
 if TYPE_CHECKING:
-    from torch.distributed.pipelining import Schedule1F1B, ScheduleInterleaved1F1B
+    from torch.distributed.pipelining.schedules import _PipelineSchedule
     from torch.distributed.pipelining.stage import _PipelineStageBase
 
 _KEPT = 2  # cached pipelines; a step uses one for packs with images and one for text-only packs
@@ -43,11 +48,22 @@ class Pipelines:
     """The pipelines over one rank's segments."""
 
     def __init__(
-        self, split: PipelineSplit, segments: dict[int, SegmentModel], stage: Ranks, dtype: torch.dtype
+        self,
+        split: PipelineSplit,
+        segments: dict[int, SegmentModel],
+        stage: Ranks,
+        dtype: torch.dtype,
+        *,
+        num_tensor: int = 1,
+        kind: PipelineSchedule = "1f1b",
     ) -> None:
-        """Keep this rank's segments, keyed by their number in the split. Activations are sent in `dtype`."""
+        """Keep this rank's segments, keyed by their number in the split. Activations are sent in `dtype`.
+
+        `num_tensor` ranks with the same packs divide the tiles among themselves.
+        """
+        self._num_tensor, self._kind = num_tensor, kind
         self._split, self._segments, self._stage, self._dtype = split, segments, stage, dtype
-        self._built: OrderedDict[MicroBatchShape, Schedule1F1B | ScheduleInterleaved1F1B] = OrderedDict()
+        self._built: OrderedDict[MicroBatchShape, _PipelineSchedule] = OrderedDict()
 
     def run(self, shape: MicroBatchShape, carries_gradient: Sequence[bool]) -> None:
         """Run the micro-batches given to the segments, forward and backward. All ranks must call this together.
@@ -65,11 +81,14 @@ class Pipelines:
         # The schedule's outputs are ignored, because segments keep the losses themselves.
         run(number=numbers, target=numbers)
 
-    def _build(
-        self, shape: MicroBatchShape, carries_gradient: Sequence[bool]
-    ) -> Schedule1F1B | ScheduleInterleaved1F1B:
+    def _build(self, shape: MicroBatchShape, carries_gradient: Sequence[bool]) -> _PipelineSchedule:
         # Imported here because it loads PyTorch's compiler, and most runs have no pipeline.
-        from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleInterleaved1F1B
+        from torch.distributed.pipelining import (
+            PipelineStage,
+            Schedule1F1B,
+            ScheduleInterleaved1F1B,
+            ScheduleInterleavedZeroBubble,
+        )
 
         chosen = self._segment_numbers(shape)
         stages: list[_PipelineStageBase] = []
@@ -88,6 +107,9 @@ class Pipelines:
                         group=self._stage.group,
                     )
                 )
+        # The engine finds no gradients of weights behind an input without one, so the first segment must be trained.
+        if self._kind == "zero_bubble" and shape.is_trained and carries_gradient[chosen[0]]:
+            return ScheduleInterleavedZeroBubble(stages, shape.num_batches, loss_fn=_squeeze_loss, scale_grads=False)
         if len(chosen) == self._split.num_ranks:
             return Schedule1F1B(stages[0], shape.num_batches, loss_fn=_squeeze_loss, scale_grads=False)
         return ScheduleInterleaved1F1B(stages, shape.num_batches, loss_fn=_squeeze_loss, scale_grads=False)
@@ -100,13 +122,13 @@ class Pipelines:
     ) -> tuple[Tensor, ...]:
         """Return a segment's outputs as tensors on the meta device."""
         config, last = next(iter(self._segments.values())).config, self._split.segments[number][-1].kind
-        width = config.language_config.hidden_size
+        width, tiles = config.language_config.hidden_size, shape.num_tiles // self._num_tensor
         shapes: list[tuple[tuple[int, ...], torch.dtype]]
         if last == "block":
             vision = config.siglip
-            shapes = [((shape.num_tiles, vision.patches_per_side**2, vision.width), self._dtype)]
+            shapes = [((tiles, vision.patches_per_side**2, vision.width), self._dtype)]
         elif last == "projector":
-            shapes = [((shape.num_tiles, config.tokens_per_side**2, config.projector_config.n_embed), self._dtype)]
+            shapes = [((tiles, config.tokens_per_side**2, config.projector_config.n_embed), self._dtype)]
         elif last == "head":
             shapes = [((1,), torch.float32)]
         else:
@@ -116,5 +138,8 @@ class Pipelines:
 
 
 def _squeeze_loss(loss: Tensor, _target: Tensor) -> Tensor:
-    """Return the last segment's output, which is the loss, as the scalar that the schedule requires."""
-    return loss.squeeze()
+    """Return the last segment's output, which is the loss, as the scalar that the schedule requires.
+
+    It must not be a view, because the zero-bubble schedule detaches it in place.
+    """
+    return loss.sum()

@@ -5,7 +5,7 @@ after the projector, and from the join on the sequence [1, S, D] with the accumu
 is passed along so that its gradient reaches every layer. Nothing else is sent, because each rank has the packs.
 
 I is the number of tiles to which all micro-batches of a step are padded, because communicated tensors must have equal
-shapes.
+shapes. With tensor parallelism the encoder's inputs and outputs are those of this rank's part of the tiles.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from vl2.model.vision import CarriedAttentionPool, PatchEmbed
 from vl2.train.blank import with_no_effect
 from vl2.train.loss import next_token_loss
 from vl2.train.parallel import pipeline_split
+from vl2.train.parallel.tensor_parallel import gather_tiles, own_tiles
 from vl2.train.parallel.tile_balance import TileMoves
 from vl2.train.ranks import Ranks
 
@@ -84,10 +85,13 @@ class _Language(nn.Module):
 class SegmentModel(nn.Module):
     """Runs one segment on the micro-batches given to `begin`."""
 
-    def __init__(self, model: VL2, segment: pipeline_split.Segment, data: Ranks) -> None:
-        """Take the segment's layers out of a model; `data` are the ranks with the same layers and other packs."""
+    def __init__(self, model: VL2, segment: pipeline_split.Segment, data: Ranks, tensor: Ranks) -> None:
+        """Take the segment's layers out of a model.
+
+        `data` are the ranks with the same layers and other packs, `tensor` those with the same packs.
+        """
         super().__init__()
-        self.config, self._data = model.config, data
+        self.config, self._data, self._tensor = model.config, data, tensor
         kinds = {unit.kind for unit in segment}
         blocks = [unit.index for unit in segment if unit.kind == "block"]
         layers = [unit.index for unit in segment if unit.kind == "layer"]
@@ -165,6 +169,8 @@ class SegmentModel(nn.Module):
         missing = batch.num_tiles - len(tiles_I3PP)
         assert missing >= 0, f"{len(tiles_I3PP)} tiles in a batch of {batch.num_tiles}"
         tiles_I3PP = torch.cat((tiles_I3PP, tiles_I3PP.new_zeros(missing, *tiles_I3PP.shape[1:])))
+        if self._tensor.size > 1:
+            tiles_I3PP = own_tiles(tiles_I3PP, self._tensor)
         patches: Tensor = self.vision.patch_embed(tiles_I3PP) + self.vision.pos_embed
         return patches
 
@@ -172,6 +178,8 @@ class SegmentModel(nn.Module):
         """Return the embedded sequence with the visual tokens inserted, and a balance loss of zero."""
         pack = batch.pack
         embeds_1SD = self.language.model.embed_tokens(pack.input_ids.unsqueeze(0))
+        if tokens_IQD is not None and self._tensor.size > 1:
+            tokens_IQD = gather_tiles(tokens_IQD, batch.num_tiles, self._tensor)
         if tokens_IQD is not None:
             embeds_1SD = self._place(batch, tokens_IQD, embeds_1SD)
         # The zero is part of the sequence's graph, so that all packs send the same gradients.
