@@ -29,9 +29,9 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(vl2, colors, tm
     ran = vl2("finetune", colors, "--out", tmp_path / "out", *MODEL, "--dry-run", "--json", "--method", "qlora")
     assert ran.code == 0
     planned = json.loads(ran.out)
-    assert planned["data"]["num_train"] == 9
-    assert planned["data"]["num_held_out"] == 1
-    assert planned["steps"] == 3
+    assert planned["data"]["num_train"] == 8
+    assert planned["data"]["num_held_out"] == 2
+    assert planned["steps"] == 30
     assert 0 < planned["size"]["trained"]["language"] < planned["size"]["parameters"]
     assert "none.png is not there" in ran.err
     assert "trained  qlora of rank 16 on attention, mlp, experts" in ran.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,9 +49,12 @@ class AdapterFlags:
 class ScheduleFlags:
     """How long, how fast, and what stays as it is."""
 
-    epochs: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 3.0
+    epochs: OptionalFloat = None
+    """by default from the size of the data: 30 up to 100 records, 4 for 1,000, little more than 1 for 100,000"""
     steps: OptionalInt = None
     """so many steps instead of epochs"""
+    to_the_end: bool = False
+    """do not stop when the held-out loss no longer falls; the weights with the lowest loss are kept all the same"""
     batch_size: Annotated[int, tyro.conf.arg(metavar="INT")] = 16
     """records per step, on average"""
     seq_len: OptionalInt = None
@@ -72,7 +76,7 @@ class RunFlags:
     """Where and how it runs."""
 
     held_out: OptionalInt = None
-    """records to score on instead of training; a tenth, at most 64, by default"""
+    """records to score on instead of training; by default a tenth: at least 8 or a quarter, at most 64"""
     max_new_tokens: Annotated[int, tyro.conf.arg(metavar="INT")] = 128
     """of the answers that are scored"""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
@@ -173,6 +177,7 @@ class Finetune:
             rates=self._rates(),
             learning_rate=schedule.learning_rate,
             epochs=schedule.epochs,
+            stops_early=not schedule.to_the_end,
             steps=schedule.steps,
             batch_size=schedule.batch_size,
             seq_len=schedule.seq_len,
@@ -223,6 +228,22 @@ class Finetune:
         print(f"trained      {tuned.trained}")
         if tuned.merged is not None:
             print(f"merged       {tuned.merged}")
+        if tuned.is_unfinished:
+            print("unfinished   the held-out loss was still falling; this goes on from here:")
+            print(f"             {self._going_on(tuned)}")
+
+    def _going_on(self, tuned: TuningResult) -> str:
+        """Return the command that trains the result further on the same data, with the same records held out."""
+        words = ["vl2", "finetune", self.data, "--out", f"{str(tuned.folder).rstrip('/')}-2"]
+        if self.method == "full":
+            words += ["--method", "full", "--model", str(tuned.trained)]
+        else:
+            words += ["--method", self.method] if self.method != "lora" else []
+            words += ["--model", self.model] if self.model != "nano" else []
+            words += ["--adapter", str(tuned.trained)]
+        words += ["--seed", str(self.run_flags.seed)] if self.run_flags.seed else []
+        words += ["--held-out", str(self.run_flags.held_out)] if self.run_flags.held_out is not None else []
+        return shlex.join(words)
 
 
 def plan_to_dict(planned: TuningPlan) -> dict[str, object]:

@@ -35,12 +35,12 @@ from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
+from vl2.train.best import LossWatch, evaluated, still_falls
 from vl2.train.evaluation import answer_of
 from vl2.train.finetune import split_data
-from vl2.train.finetune.options import TuningOptions
+from vl2.train.finetune.options import PATIENCE, TuningOptions
 from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
 from vl2.train.finetune.split_data import OwnData, prepare
-from vl2.train.metrics import METRICS
 from vl2.train.prepare import INDEXES, make_plan, open_stores
 from vl2.train.ranks import ONE, find_device, num_started
 from vl2.train.recipe import Recipe
@@ -82,14 +82,19 @@ class TuningPlan:
             what = f"{adapter.method} {f'that goes on from {adapter.start}' if adapter.start else fresh}"
         records = stage.batch_size * stage.seq_len * self.fill / data.mean_tokens
         rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
+        epochs = self.num_steps * records / data.num_train
         lines = [
             f"data     {_count_noun(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
             f"trained  {what}: {size.num_trained:,} of {size.parameters:,} parameters ({parts})",
             f"memory   weights {_size(size.weight_bytes)}, optimizer {_size(size.optimizer_bytes)}, and activations",
             f"steps    {self.num_steps} of about {records:.0f} records "
             f"({_count_noun(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
-            f"rate {stage.learning_rate:g}{rates}",
+            f"rate {stage.learning_rate:g}{rates}; {epochs:.3g} epochs",
         ]
+        if not data.num_held_out:
+            lines.append(
+                "warning  nothing is held out: the run cannot tell when to stop, and the last weights are kept"
+            )
         if data.num_bare_boxes:
             lines.append(
                 f"warning  {data.num_bare_boxes} answers hold numbers like boxes without <|ref|> and <|det|>: to the "
@@ -103,7 +108,9 @@ class TuningResult:
     """The result of a fine-tuning run."""
 
     ended: Ended
-    step: int
+    step: int  # the last one
+    best_step: int | None = None  # the one with the lowest held-out loss, whose weights were written
+    is_unfinished: bool = False  # the held-out loss was still falling at the last of the planned steps
     folder: Path
     before: Scores | None = None  # None without held-out records
     on_the_way: tuple[tuple[int, float], ...] = ()  # (step, held-out loss after it) during training
@@ -115,6 +122,8 @@ class TuningResult:
         return {
             "ended": self.ended,
             "step": self.step,
+            "best_step": self.best_step,
+            "is_unfinished": self.is_unfinished,
             "before": None if self.before is None else self.before.to_dict(),
             "on_the_way": [{"step": step, "loss": loss} for step, loss in self.on_the_way],
             "after": None if self.after is None else self.after.to_dict(),
@@ -160,7 +169,7 @@ def plan(
         size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")
-        fill = _measure_fill(recipe, processor, folder, options.epochs)
+        fill = _measure_fill(recipe, processor, folder, options.epochs_of(data))
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random, fill=fill)
     except UserError:
         if not resume:  # leave no files that would block the next attempt
@@ -179,10 +188,18 @@ def finetune(
     records = _held_out(folder)
     before = _score_before(planned, records, max_new_tokens)
     watched = [HeldOutLoss(records)] if records else []
-    outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched)
+    watch = LossWatch(LOSS, patience=PATIENCE if planned.options.stops_early else None) if records else None
+    outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched, watch=watch)
     gc.collect()  # free the trained model, which is in reference cycles, before the next model is loaded
+    on_the_way = tuple(evaluated(folder, LOSS))
     tuned = TuningResult(
-        ended=outcome.ended, step=outcome.step, folder=folder, before=before, on_the_way=_on_the_way(folder)
+        ended=outcome.ended,
+        step=outcome.step,
+        best_step=outcome.best_step,
+        is_unfinished=outcome.step == planned.num_steps and still_falls([loss for _, loss in on_the_way]),
+        folder=folder,
+        before=before,
+        on_the_way=on_the_way,
     )
     if outcome.ended != "finished" or outcome.export is None:
         return tuned
@@ -257,12 +274,6 @@ def _score(planned: TuningPlan, trained: Path | None, records: Sequence[Record],
         vlm = load(name, adapter=start, device=options.device)
         model, processor = vlm.model, vlm.processor
     return score(model, processor, records, max_new_tokens=max_new_tokens)
-
-
-def _on_the_way(folder: Path) -> tuple[tuple[int, float], ...]:
-    """Return the steps at which a run evaluated the held-out records, and their loss, from its metrics file."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    return tuple((line["step"], line["evaluation"][LOSS]) for line in lines if "evaluation" in line)
 
 
 def _with_quantized_base(planned: TuningPlan, trained: Path | None) -> tuple[VL2, Processor]:

@@ -39,8 +39,17 @@ VISION_RATE = 0.1  # of the encoder, as in the paper
 # all weights are trained, the weight is the paper's, which is ten times smaller for sigmoid routing.
 FULL_BALANCE_WEIGHTS: Mapping[ScoringFunc, float] = {"softmax": 0.001, "sigmoid": 0.0001}
 WARMUP_PART = 0.03
-MAX_EVALUATIONS = 8  # the most evaluations of the held-out records during a run
+MAX_EVALUATIONS = 12  # the most evaluations of the held-out records during a run
+PATIENCE = 3  # evaluations without a new lowest held-out loss after which a run stops
+# A small set has to be seen often, because the steps count, not the epochs; a large one is learned in little more than
+# one epoch. Measured on three small tasks: docs/finetuning.md.
+MOST_EPOCHS, SHOWN_RECORDS = 30.0, 3000
 DATA_NAME = "own"
+
+
+def default_epochs(num_records: int) -> float:
+    """Return the number of epochs for a set of this size: 30 up to 100 records, 4 for 1000, 1.03 for 100,000."""
+    return min(MOST_EPOCHS, 1 + SHOWN_RECORDS / num_records)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +61,9 @@ class TuningOptions:
     frozen: tuple[Part, ...] = ()
     rates: Mapping[Part, float] = field(default_factory=dict)  # multiples of the learning rate
     learning_rate: float | None = None
-    epochs: float = 3.0
+    epochs: float | None = None  # from the number of records by default
     steps: int | None = None  # overrides epochs
+    stops_early: bool = True  # when the held-out loss no longer falls; either way the best weights are kept
     batch_size: int = 16  # records per step, on average
     seq_len: int | None = None
     mask_prompt: bool = True
@@ -65,14 +75,19 @@ class TuningOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.epochs > 0 or self.batch_size < 1 or (self.steps is not None and self.steps < 1):
+        epochs = 1.0 if self.epochs is None else self.epochs
+        if not epochs > 0 or self.batch_size < 1 or (self.steps is not None and self.steps < 1):
             raise UserError("epochs, steps and batch-size must be above 0")
-        if not math.isfinite(self.epochs):
+        if not math.isfinite(epochs):
             raise UserError(f"epochs must be a finite number, got {self.epochs}: stop a run with minutes or Ctrl-C")
         if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"learning-rate must be a positive number, got {self.learning_rate:g}")
         if self.seq_len is not None and self.seq_len < 1:
             raise UserError(f"seq-len must be at least 1, got {self.seq_len}")
+
+    def epochs_of(self, data: OwnData) -> float:
+        """Return the epochs asked for, or those that fit the number of records."""
+        return default_epochs(data.num_train) if self.epochs is None else self.epochs
 
     def recipe(
         self,
@@ -99,7 +114,7 @@ class TuningOptions:
         num_sequences = max(1, round(step_tokens / (seq_len * fill)))
         steps_per_epoch = sum(data.tokens.values()) / (num_sequences * seq_len * fill)
         # Subtract a millionth of a step, which is rounding error.
-        num_steps = self.steps or max(1, math.ceil(self.epochs * steps_per_epoch - 1e-6))
+        num_steps = self.steps or max(1, math.ceil(self.epochs_of(data) * steps_per_epoch - 1e-6))
         return Recipe(
             model=ModelOptions(name=self.model, init="random" if is_random else "weights"),
             stage=self.stage(

@@ -27,6 +27,8 @@ from vl2.train.evaluation import is_answered
 
 FOLDER, TRAIN, HELD_OUT, ABOUT = "data", "train.tar", "held-out.tar", "about.json"
 HELD_OUT_PART, MOST_HELD_OUT = 0.1, 64
+# A loss over fewer records says little about when to stop; but no more than a quarter of a small set.
+LEAST_HELD_OUT, MOST_HELD_OUT_PART = 8, 0.25
 # Four numbers in brackets in an answer without tags: boxes that the model would learn as plain text.
 _BARE_BOX = re.compile(r"[\[(]\s*\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?){3}\s*[\])]")
 
@@ -67,7 +69,7 @@ def prepare(
 ) -> OwnData:
     """Validate the data at a location, split it and write it into the run's folder, unless that is already done.
 
-    `num_held_out` defaults to a tenth of the records, at most 64. Records with the same image are held out together;
+    `num_held_out` defaults to `default_held_out` of the records. Records with the same image are held out together;
     documents are never held out. `say` gets one line for every bad record. Raise UserError if no record is valid.
     """
     own = folder / FOLDER
@@ -155,13 +157,19 @@ def _inspect(record: Record, processor: Processor) -> _RecordInfo:
     )
 
 
+def default_held_out(num_records: int) -> int:
+    """Return a tenth of the records, at least 8 and at most 64, but never more than a quarter."""
+    floor = min(LEAST_HELD_OUT, int(num_records * MOST_HELD_OUT_PART))
+    return min(MOST_HELD_OUT, max(floor, int(num_records * HELD_OUT_PART)))
+
+
 def _choose_held_out(seen: list[_RecordInfo], wanted: int | None, seed: int) -> set[int]:
     """Return the numbers of the held-out records: whole groups, in an order that depends on seed and image alone.
 
     Groups with a record without an answer are not held out.
     """
     if wanted is None:
-        wanted = min(MOST_HELD_OUT, int(len(seen) * HELD_OUT_PART))
+        wanted = default_held_out(len(seen))
     groups: dict[bytes, list[int]] = {}
     for number, one in enumerate(seen):
         groups.setdefault(one.group, []).append(number)
