@@ -86,16 +86,6 @@ def test_data_that_is_not_there_is_one_line(vl2, tmp_path):
     assert "no file or folder" in ran.err
 
 
-def test_several_processes_are_refused_before_the_folder_is_touched(vl2, colors, tmp_path, monkeypatch):
-    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-    for name, value in torchrun.items():
-        monkeypatch.setenv(name, value)
-    ran = vl2("finetune", colors, "--out", tmp_path / "out", *MODEL)
-    assert (ran.code, ran.err.count("\n")) == (1, 1)
-    assert "fine-tuning runs in one process, got 2" in ran.err
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_recipe_for_several_processes_is_planned_on_data_that_were_made_records(vl2, tmp_path, monkeypatch):
     found = [one for one in read_own(str(ROOT / "examples" / "squares")) if not isinstance(one, Problem)]
     monkeypatch.chdir(tmp_path)

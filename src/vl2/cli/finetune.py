@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,7 +21,9 @@ from vl2.train.stage import Part
 
 if TYPE_CHECKING:
     from vl2.train.finetune.finetuning import TuningPlan, TuningResult
+    from vl2.train.ranks import Ranks
 
+_TIMEOUT_S = 1800.0  # how long a rank waits for another before it fails
 OptionalFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="")]
 OptionalFolder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 
@@ -104,6 +106,7 @@ class Finetune:
       vl2 finetune train.csv --out tuned --model ./deepseek-vl2-tiny --rank 32 --epochs 5
       vl2 finetune llava.json --out tuned --model ./deepseek-vl2-small --method qlora --merge
       vl2 finetune set.parquet --out tuned --model ./deepseek-vl2-tiny --method full --freeze vision
+      torchrun --nproc-per-node 8 --no-python vl2 finetune set.parquet --out tuned --model ./deepseek-vl2-tiny
       vl2 ask "What is the total?" -i new.png --model ./deepseek-vl2-tiny --adapter tuned/adapter
     """
 
@@ -128,18 +131,20 @@ class Finetune:
 
     def run(self) -> None:
         from vl2.train.finetune.finetuning import finetune
+        from vl2.train.ranks import join
 
         if self.run_flags.held_out is not None and self.run_flags.held_out < 0:
             raise UserError(f"held-out must not be negative, got {self.run_flags.held_out}")
         if self.merge and self.method == "full":
             raise UserError("--merge is for adapters: --method full writes the whole model anyway")
+        ranks = join(self.run_flags.device)
         if self.dry_run:
             with TemporaryDirectory() as scratch:
-                planned = self._plan(Path(scratch) / "run")
-                if self.output.json:
+                planned = self._plan(Path(scratch) / "run", ranks)
+                if self.output.json and ranks.is_first:
                     print_json(plan_to_dict(planned))
             return
-        planned = self._plan(Path(self.out))
+        planned = self._plan(Path(self.out), ranks)
         tuned = finetune(
             planned,
             resume=self.resume,
@@ -147,9 +152,9 @@ class Finetune:
             max_new_tokens=self.run_flags.max_new_tokens,
             quiet=self.output.quiet,
         )
-        if self.output.json:
+        if self.output.json and ranks.is_first:
             print_json(tuned.to_dict())
-        elif tuned.ended == "finished" and not self.output.quiet:
+        elif ranks.is_first and tuned.ended == "finished" and not self.output.quiet:
             self._report(tuned)
         if tuned.ended in ("interrupted", "terminated"):
             sys.exit(130 if tuned.ended == "interrupted" else 143)
@@ -199,21 +204,22 @@ class Finetune:
         parts: tuple[Part, ...] = ("vision", "projector")
         return {part: rate for part in parts if (rate := given[part]) is not None}
 
-    def _plan(self, folder: Path) -> TuningPlan:
+    def _plan(self, folder: Path, ranks: Ranks) -> TuningPlan:
+        """Plan the run on the first rank, and return the plan on all."""
         from vl2.train.finetune.finetuning import plan
+        from vl2.train.ranks import on_first_rank
+
+        options = replace(self.options(), num_ranks=ranks.size)
 
         def say(text: str) -> None:
             print(f"vl2: {text}", file=sys.stderr)
 
-        planned = plan(
-            self.data,
-            folder,
-            self.options(),
-            num_held_out=self.run_flags.held_out,
-            resume=self.resume,
-            say=say,
-        )
-        if not self.output.quiet:
+        def make_plan() -> TuningPlan:
+            held_out = self.run_flags.held_out
+            return plan(self.data, folder, options, num_held_out=held_out, resume=self.resume, say=say)
+
+        planned = on_first_rank(ranks, _TIMEOUT_S, make_plan)
+        if not self.output.quiet and ranks.is_first:
             for line in planned.lines():
                 print(line, file=sys.stderr)
         return planned

@@ -334,7 +334,7 @@ def test_the_epochs_that_are_asked_for_are_trained(epochs: float, batch_size: in
     one_step = max(tokens)
     assert abs(sum(tokens) - epochs * sum(planned.data.tokens.values())) <= one_step
     shown = sum(tokens) / len(tokens) / planned.data.mean_tokens
-    assert f"steps    {planned.num_steps} of about {shown:.0f} records" in planned.lines()[3] or epochs < 1
+    assert f"steps    {planned.num_steps} of about {shown:.0f} records" in planned.lines()[4] or epochs < 1
 
 
 def test_numbers_that_look_like_boxes_are_warned_of(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from vl2.train.finetune.options import PATIENCE, TuningOptions
 from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
 from vl2.train.finetune.split_data import OwnData, prepare
 from vl2.train.prepare import INDEXES, make_plan, open_stores
-from vl2.train.ranks import ONE, find_device, num_started
+from vl2.train.ranks import ONE, find_device, join, on_first_rank
 from vl2.train.recipe import Recipe
 from vl2.train.run import train
 from vl2.train.shard import shard
@@ -91,6 +91,11 @@ class TuningPlan:
             f"({_count_noun(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
             f"rate {stage.learning_rate:g}{rates}; {epochs:.3g} epochs",
         ]
+        if size.adapted:
+            shares = (
+                f"{name} {one.parameters:,} in {_count_noun(one.layers, 'layer')}" for name, one in size.adapted.items()
+            )
+            lines.insert(2, f"adapted  {'; '.join(shares)}")
         if not data.num_held_out:
             lines.append(
                 "warning  nothing is held out: the run cannot tell when to stop, and the last weights are kept"
@@ -145,13 +150,9 @@ def plan(
 
     Raise UserError if anything is wrong, before any training.
     """
-    if num_started() > 1:
-        raise UserError(
-            f"fine-tuning runs in one process, got {num_started()}: start it without torchrun, or train over several "
-            "with a recipe and vl2 train (docs/finetuning.md)"
-        )
     asked = _fixed_options(location, options, num_held_out)
-    _check_folder(folder, asked, resume=resume)
+    num_ranks = _check_folder(folder, asked, options.num_ranks, resume=resume)
+    options = dataclasses.replace(options, num_ranks=num_ranks)
     checkpoint = locate_checkpoint(options.model)
     config = ModelConfig.from_file(checkpoint / "config.json")
     config.require_deepseek_vl2("fine-tuning")
@@ -159,7 +160,7 @@ def plan(
     context = config.language_config.max_position_embeddings
     is_random = options.model == BUILT_IN and not any(checkpoint.glob("*.safetensors"))
     if not resume:
-        _write_json(folder / ABOUT, {"asked": asked, "before": None})
+        _write_json(folder / ABOUT, {"asked": asked, "num_ranks": num_ranks, "before": None})
     try:
         data = prepare(
             location, folder, processor, max_tokens=context, num_held_out=num_held_out, seed=options.seed, say=say
@@ -183,10 +184,15 @@ def plan(
 def finetune(
     planned: TuningPlan, *, resume: bool = False, merge: bool = False, max_new_tokens: int = 128, quiet: bool = False
 ) -> TuningResult:
-    """Score the model, train it, write the result, and score that."""
+    """Score the model, train it, write the result, and score that.
+
+    Under torchrun, every rank calls this with the plan of the first one. The first rank alone scores and writes.
+    """
     folder = planned.folder
     records = _held_out(folder)
-    before = _score_before(planned, records, max_new_tokens)
+    engine = planned.recipe.engine
+    ranks = join(engine.device, engine.timeout_s)
+    before = on_first_rank(ranks, engine.timeout_s, lambda: _score_before(planned, records, max_new_tokens))
     watched = [HeldOutLoss(records)] if records else []
     watch = LossWatch(LOSS, patience=PATIENCE if planned.options.stops_early else None) if records else None
     outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched, watch=watch)
@@ -201,7 +207,7 @@ def finetune(
         before=before,
         on_the_way=on_the_way,
     )
-    if outcome.ended != "finished" or outcome.export is None:
+    if outcome.ended != "finished" or outcome.export is None:  # only the first rank has exported
         return tuned
     is_adapter = planned.recipe.adapter.is_used
     trained = outcome.export if is_adapter else _replace(outcome.export, folder / TUNED)
@@ -317,27 +323,36 @@ def _replace(source: Path, target: Path) -> Path:
 
 
 def _fixed_options(location: str, options: TuningOptions, num_held_out: int | None) -> dict[str, Any]:
-    """Return the options that a resumed run must repeat; the device, save interval and time limit may change."""
-    free = ("device", "save_every", "minutes")
+    """Return the options that a resumed run must repeat.
+
+    The device, save interval, time limit and number of ranks may change.
+    """
+    free = ("device", "save_every", "minutes", "num_ranks")
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
     asked: dict[str, Any] = json.loads(json.dumps({"data": location, "num_held_out": num_held_out, **values}))
     return asked
 
 
-def _check_folder(folder: Path, asked: dict[str, Any], *, resume: bool) -> None:
+def _check_folder(folder: Path, asked: dict[str, Any], num_ranks: int, *, resume: bool) -> int:
+    """Return the number of ranks for which the run is planned: that of its beginning, also if it is resumed on others.
+
+    Raise UserError if the folder cannot be used.
+    """
     about = folder / ABOUT
     if not resume:
         if about.is_file():
             raise UserError(f"{folder} already has a fine-tuning run: resume it with --resume, or choose another --out")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not an empty folder: choose another --out")
-        return
+        return num_ranks
     if not about.is_file():
         raise UserError(f"there is nothing to resume in {folder}")
-    before = json.loads(about.read_text(encoding="utf-8"))["asked"]
+    begun = json.loads(about.read_text(encoding="utf-8"))
+    before = begun["asked"]
     changed = [name for name in asked if asked[name] != before.get(name)]
     if changed:
         raise UserError(f"{folder} was begun with another {changed[0].replace('_', '-')}: {before.get(changed[0])!r}")
+    return int(begun["num_ranks"])
 
 
 def _write_json(path: Path, values: Any) -> None:

@@ -73,6 +73,7 @@ class TuningOptions:
     save_every: int = 200
     minutes: float | None = None
     seed: int = 0
+    num_ranks: int = 1  # processes among which the sequences of a step are divided
 
     def __post_init__(self) -> None:
         epochs = 1.0 if self.epochs is None else self.epochs
@@ -102,16 +103,16 @@ class TuningOptions:
         """Return the recipe of the run. One epoch has as many tokens as all training records together.
 
         `fill` is the fraction of sequence positions that are not padding; it determines the numbers of sequences and
-        steps. Raise UserError if `seq_len` is out of range.
+        steps. A step has at least one sequence for each rank. Raise UserError if `seq_len` is out of range.
         """
         context = config.language_config.max_position_embeddings
         step_tokens = min(self.batch_size, data.num_train) * data.mean_tokens
-        seq_len = self.seq_len or min(context, max(data.most_tokens, math.ceil(step_tokens)))
+        seq_len = self.seq_len or min(context, max(data.most_tokens, math.ceil(step_tokens / self.num_ranks)))
         if seq_len < data.most_tokens or seq_len > context:
             raise UserError(
                 f"seq-len must be in {data.most_tokens}..{context} (longest record, context), got {seq_len}"
             )
-        num_sequences = max(1, round(step_tokens / (seq_len * fill)))
+        num_sequences = max(self.num_ranks, round(step_tokens / (seq_len * fill)))
         steps_per_epoch = sum(data.tokens.values()) / (num_sequences * seq_len * fill)
         # Subtract a millionth of a step, which is rounding error.
         num_steps = self.steps or max(1, math.ceil(self.epochs_of(data) * steps_per_epoch - 1e-6))
