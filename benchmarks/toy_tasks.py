@@ -3,6 +3,7 @@
     symbols  name one of six invented symbols
     counter  read the four digits of a counter
     boxes    find an invented thing among other shapes
+    wording  prefer one wording of an answer to another, by preference optimization on pairs
 
 Training and test pictures come from different seeds. The test pictures are never part of what `vl2 finetune` sees, so
 its own choice of when to stop cannot favor them.
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -42,7 +44,8 @@ class Task:
     draw: Draw
     num_train: int
     goal: float
-    num_test: int = 60
+    flags: tuple[str, ...] = ()  # of vl2 finetune
+    num_test: int = 40
 
 
 def symbol(rng: random.Random) -> tuple[Image.Image, Row]:
@@ -118,6 +121,20 @@ def thing(rng: random.Random) -> tuple[Image.Image, Row]:
     return picture, {"label": "snib", "x0": x0, "y0": y0, "x1": x1, "y1": y1}
 
 
+def wording(rng: random.Random) -> tuple[Image.Image, Row]:
+    """Draw one shape of one color; the two answers say the same in different words."""
+    picture = _paper(rng)
+    draw = ImageDraw.Draw(picture)
+    color, shape = rng.choice(list(COLORS)), rng.choice(["circle", "rectangle"])
+    box = _free_box(rng, [], 50, 100)
+    (draw.ellipse if shape == "circle" else draw.rectangle)(box, fill=COLORS[color])
+    chosen, rejected = f"The {shape} is {color}.", f"a {color} {shape}"
+    return picture, {"question": "What is in the picture?", "answer": chosen, "rejected": rejected}
+
+
+COLORS = {"red": (210, 30, 30), "green": (30, 150, 50), "blue": (40, 60, 210), "black": (20, 20, 20)}
+
+
 def _snib(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], rng: random.Random) -> None:
     x0, y0, x1, y1 = box
     width, height, ink = x1 - x0, y1 - y0, _ink(rng)
@@ -157,8 +174,9 @@ def _ink(rng: random.Random) -> tuple[int, int, int]:
 
 TASKS = {
     "symbols": Task(draw=symbol, num_train=60, goal=0.9),
-    "counter": Task(draw=counter, num_train=120, goal=0.7),
-    "boxes": Task(draw=thing, num_train=120, goal=0.7),
+    "counter": Task(draw=counter, num_train=60, goal=0.7),
+    "boxes": Task(draw=thing, num_train=60, goal=0.7),
+    "wording": Task(draw=wording, num_train=60, goal=0.9, flags=("--preference", "--epochs", "8")),
 }
 
 
@@ -177,8 +195,8 @@ def draw_set(task: Task, folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def score(adapter: Path | None, test: Path) -> float:
-    """Return the share of right answers to the test pictures: exact match, or the box found at IoU 0.5."""
+def score(adapter: Path, test: Path) -> float:
+    """Return the share of right answers to the test pictures: exact match, boxes at IoU 0.5, or pairs preferred."""
     import vl2
     from vl2.data.store import Problem
     from vl2.datasets.own_data import read_own
@@ -187,25 +205,30 @@ def score(adapter: Path | None, test: Path) -> float:
     records = [found.record for found in read_own(str(test)) if not isinstance(found, Problem)]
     vlm = vl2.load("nano", adapter=adapter)
     scores = score_records(vlm.model, vlm.processor, records, max_new_tokens=32)
-    return scores.exact_match if scores.box_accuracy is None else scores.box_accuracy
+    return main_score(scores.to_dict())
+
+
+def main_score(scores: dict[str, Any]) -> float:
+    found = (scores[name] for name in ("preferred", "box_accuracy", "exact_match"))
+    return next(float(score) for score in found if score is not None)
 
 
 def run(name: str, seed: int, folder: Path, extra: list[str]) -> dict[str, object]:
-    """Draw, fine-tune with the defaults and `extra` arguments, and score before and after."""
+    """Draw, fine-tune with the defaults and `extra` arguments, and count right answers to the test pictures."""
     task = TASKS[name]
     here = folder / f"{name}-{seed}"
     train = draw_set(task, here / "train", task.num_train, seed)
     test = draw_set(task, here / "test", task.num_test, TEST_SEED + seed)
-    command = [sys.executable, "-m", "vl2", "finetune", str(train), "--out", str(here / "tuned"), *extra]
+    command = [sys.executable, "-m", "vl2", "finetune", str(train), "--out", str(here / "tuned"), *task.flags, *extra]
     command += ["--seed", str(seed), "--max-new-tokens", "32"]
-    before = score(None, test)
     started = time.perf_counter()
     subprocess.run(command, check=True)
     seconds = time.perf_counter() - started
     report = json.loads((here / "tuned" / "report.json").read_text(encoding="utf-8"))
     after = score(Path(report["trained"]), test)
     result = {"task": name, "seed": seed, "steps": report["step"], "minutes": round(seconds / 60, 1)}
-    result |= {"before": before, "after": after, "goal": task.goal, "is_reached": after >= task.goal}
+    result |= {"before": main_score(report["before"]), "held_out": main_score(report["after"])}
+    result |= {"right": after, "goal": task.goal}
     print(json.dumps(result), flush=True)
     return result
 
@@ -223,6 +246,7 @@ def main() -> None:
         return
     results = [run(name, seed, arguments.to, extra) for name in arguments.tasks for seed in arguments.seeds]
     (arguments.to / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    sys.exit(0 if all(result["right"] >= result["goal"] for result in results) else 1)
 
 
 if __name__ == "__main__":

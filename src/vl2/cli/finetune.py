@@ -62,7 +62,7 @@ class ScheduleFlags:
     seq_len: OptionalInt = None
     """tokens of a packed sequence; made to fit the batch by default"""
     learning_rate: OptionalFloat = None
-    """2e-4 for an adapter, 2e-5 for all weights"""
+    """2e-4 for an adapter, 5e-5 for preferences, 2e-5 for all weights"""
     freeze: Annotated[tuple[Part, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """parts that stay as they are: vision, projector, language"""
     vision_rate: OptionalFloat = None
@@ -71,6 +71,18 @@ class ScheduleFlags:
     """of the projector, as a multiple"""
     train_prompt: bool = False
     """train on the questions too, not on answers only"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceFlags:
+    """Preference optimization (DPO): records have a `rejected` answer beside the chosen one."""
+
+    preference: bool = False
+    """train an adapter to prefer the chosen answers to the rejected ones"""
+    beta: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 0.1
+    """how strongly it is held to the model without the adapter"""
+    label_smoothing: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 0.0
+    """the share of pairs that may be in the wrong order"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +116,7 @@ class Finetune:
     Examples:
       vl2 finetune ./receipts --out tuned
       vl2 finetune train.csv --out tuned --model ./deepseek-vl2-tiny --rank 32 --epochs 5
+      vl2 finetune pairs.jsonl --out tuned --preference
       vl2 finetune llava.json --out tuned --model ./deepseek-vl2-small --method qlora --merge
       vl2 finetune set.parquet --out tuned --model ./deepseek-vl2-tiny --method full --freeze vision
       torchrun --nproc-per-node 8 --no-python vl2 finetune set.parquet --out tuned --model ./deepseek-vl2-tiny
@@ -126,6 +139,7 @@ class Finetune:
     """check the data and say what would be trained, and leave nothing behind"""
     adapter_flags: Annotated[AdapterFlags, tyro.conf.arg(name="adapter")] = field(default_factory=AdapterFlags)
     schedule: ScheduleFlags = field(default_factory=ScheduleFlags)
+    preference: Annotated[PreferenceFlags, tyro.conf.arg(name="")] = field(default_factory=PreferenceFlags)
     run_flags: Annotated[RunFlags, tyro.conf.arg(name="run")] = field(default_factory=RunFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
 
@@ -182,6 +196,9 @@ class Finetune:
             rates=self._rates(),
             learning_rate=schedule.learning_rate,
             epochs=schedule.epochs,
+            objective="preference" if self.preference.preference else "next_token",
+            beta=self.preference.beta,
+            label_smoothing=self.preference.label_smoothing,
             stops_early=not schedule.to_the_end,
             steps=schedule.steps,
             batch_size=schedule.batch_size,
@@ -247,6 +264,7 @@ class Finetune:
             words += ["--method", self.method] if self.method != "lora" else []
             words += ["--model", self.model] if self.model != "nano" else []
             words += ["--adapter", str(tuned.trained)]
+        words += ["--preference"] if self.preference.preference else []
         words += ["--seed", str(self.run_flags.seed)] if self.run_flags.seed else []
         words += ["--held-out", str(self.run_flags.held_out)] if self.run_flags.held_out is not None else []
         return shlex.join(words)

@@ -93,6 +93,8 @@ def describe(metrics: StepMetrics) -> str:
         f"norm {metrics.grad_norm:.2f}",
         f"{metrics.tokens_per_s:,.0f} tokens/s",
     ]
+    if metrics.preference_accuracy is not None:
+        parts.append(f"preferred {metrics.preference_accuracy:.0%}")
     if metrics.mfu is not None:
         parts.append(f"MFU {metrics.mfu:.0%}")
     if metrics.discarded:

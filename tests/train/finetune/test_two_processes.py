@@ -31,9 +31,13 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_two_processes_train_the_adapter_of_one(tmp_path: Path) -> None:
-    colors = write_csv(tmp_path / "questions.csv", color_rows(tmp_path, 12))
-    command = ["finetune", str(colors), *MODEL, *SETTINGS]
+@pytest.mark.parametrize("flags", [(), ("--preference",)], ids=["answers", "preferences"])
+def test_two_processes_train_the_adapter_of_one(flags: tuple[str, ...], tmp_path: Path) -> None:
+    rows = [
+        {**row, "rejected": "purple" if number % 2 else "no"} for number, row in enumerate(color_rows(tmp_path, 12))
+    ]
+    colors = write_csv(tmp_path / "questions.csv", rows)
+    command = ["finetune", str(colors), *MODEL, *SETTINGS, *flags]
     # A record takes some 50 tokens, so a step of eight has two sequences on any number of ranks.
     command += ["--seq-len", "160"]
     ended = start_two([*command, "--out", str(tmp_path / "two")], tmp_path)
@@ -55,6 +59,7 @@ def test_two_processes_train_the_adapter_of_one(tmp_path: Path) -> None:
         assert float((weight - weights[1][name]).norm()) <= 1e-3 * float(weight.norm()), name
     reports = [json.loads((tmp_path / name / "report.json").read_text("utf-8")) for name in ("one", "two")]
     assert reports[1]["before"] == reports[0]["before"]
+    assert reports[1]["before"]["preferred"] is not None
     assert reports[1]["best_step"] == reports[0]["best_step"]
     assert "data     9 records to train on" in ended[0][1]
     assert ended[1][1].count("records to train on") == 0  # the second rank is silent

@@ -36,10 +36,10 @@ from vl2.process.processor import Processor
 from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.best import LossWatch, evaluated, still_falls
-from vl2.train.evaluation import answer_of
+from vl2.train.evaluation import Evaluation, answer_of
 from vl2.train.finetune import split_data
 from vl2.train.finetune.options import PATIENCE, TuningOptions
-from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
+from vl2.train.finetune.score import LOSS, HeldOutLoss, HeldOutPreference, Scores, score
 from vl2.train.finetune.split_data import OwnData, prepare
 from vl2.train.prepare import INDEXES, make_plan, open_stores
 from vl2.train.ranks import ONE, find_device, join, on_first_rank
@@ -163,7 +163,14 @@ def plan(
         _write_json(folder / ABOUT, {"asked": asked, "num_ranks": num_ranks, "before": None})
     try:
         data = prepare(
-            location, folder, processor, max_tokens=context, num_held_out=num_held_out, seed=options.seed, say=say
+            location,
+            folder,
+            processor,
+            max_tokens=context,
+            num_held_out=num_held_out,
+            seed=options.seed,
+            say=say,
+            is_pairs=options.objective == "preference",
         )
         train_path = folder / split_data.FOLDER / split_data.TRAIN
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random)
@@ -193,7 +200,9 @@ def finetune(
     engine = planned.recipe.engine
     ranks = join(engine.device, engine.timeout_s)
     before = on_first_rank(ranks, engine.timeout_s, lambda: _score_before(planned, records, max_new_tokens))
-    watched = [HeldOutLoss(records)] if records else []
+    watched: list[Evaluation] = [HeldOutLoss(records)] if records else []
+    if records and planned.options.objective == "preference":
+        watched = [HeldOutPreference(records, planned.recipe.stage)]
     watch = LossWatch(LOSS, patience=PATIENCE if planned.options.stops_early else None) if records else None
     outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched, watch=watch)
     gc.collect()  # free the trained model, which is in reference cycles, before the next model is loaded
@@ -251,6 +260,8 @@ def score_rows(before: Scores, after: Scores) -> list[tuple[str, str, str]]:
     ]
     if before.box_accuracy is not None and after.box_accuracy is not None:
         rows.append(("boxes found", f"{before.box_accuracy:.1%}", f"{after.box_accuracy:.1%}"))
+    if before.preferred is not None and after.preferred is not None:
+        rows.append(("preferred", f"{before.preferred:.1%}", f"{after.preferred:.1%}"))
     return rows
 
 

@@ -25,7 +25,7 @@ from vl2.train.recipe import (
     RunOptions,
     SourceOptions,
 )
-from vl2.train.stage import Part, Stage
+from vl2.train.stage import Objective, Part, Stage
 
 if TYPE_CHECKING:
     from vl2.train.finetune.split_data import OwnData
@@ -34,6 +34,7 @@ Compute = Literal["auto", "float32", "bfloat16"]
 
 # The paper fine-tunes all weights at 1.4e-5 to 3e-5. An adapter needs ten times that, because it starts from zero.
 FULL_RATE, ADAPTER_RATE = 2e-5, 2e-4
+PREFERENCE_RATE = 5e-5  # of an adapter: a margin grows with every step, and answers break down if it grows too far
 VISION_RATE = 0.1  # of the encoder, as in the paper
 # Adapters train without balance loss: they do not change the router, and a small dataset is unbalanced by nature. When
 # all weights are trained, the weight is the paper's, which is ten times smaller for sigmoid routing.
@@ -63,6 +64,9 @@ class TuningOptions:
     learning_rate: float | None = None
     epochs: float | None = None  # from the number of records by default
     steps: int | None = None  # overrides epochs
+    objective: Objective = "next_token"
+    beta: float = 0.1  # of preferences
+    label_smoothing: float = 0.0  # of preferences
     stops_early: bool = True  # when the held-out loss no longer falls; either way the best weights are kept
     batch_size: int = 16  # records per step, on average
     seq_len: int | None = None
@@ -83,6 +87,10 @@ class TuningOptions:
             raise UserError(f"epochs must be a finite number, got {self.epochs}: stop a run with minutes or Ctrl-C")
         if self.learning_rate is not None and not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"learning-rate must be a positive number, got {self.learning_rate:g}")
+        if self.objective == "preference" and not self.adapter.is_used:
+            raise UserError(
+                "preferences train an adapter, as the reference is the model without it: method must be lora or qlora"
+            )
         if self.seq_len is not None and self.seq_len < 1:
             raise UserError(f"seq-len must be at least 1, got {self.seq_len}")
 
@@ -146,6 +154,8 @@ class TuningOptions:
     def stage(self, config: ModelConfig, *, seq_len: int, batch_size: int, num_steps: int, most_tiles: int) -> Stage:
         is_adapter = self.adapter.is_used
         usual_rate = ADAPTER_RATE if is_adapter else FULL_RATE
+        if self.objective == "preference":
+            usual_rate = PREFERENCE_RATE
         balance_weight = FULL_BALANCE_WEIGHTS[config.language_config.scoring_func]
         if is_adapter or "language" in self.frozen:
             balance_weight = 0.0
@@ -165,6 +175,9 @@ class TuningOptions:
             is_packed=True,
             mask_prompt=self.mask_prompt,
             max_tiles_per_pack=max(most_tiles, 16),
+            objective=self.objective,
+            beta=self.beta,
+            label_smoothing=self.label_smoothing,
         )
 
     def _compute(self) -> Literal["float32", "bfloat16"]:
