@@ -328,7 +328,6 @@ def plot(path: Path, card: str, rows: Sequence[tuple[str, Row]]) -> None:
         axis.bar_label(bars, [f"{row.value:.3g}" for row in found], padding=3, fontsize=8)
         axis.invert_yaxis()
         axis.set_xlabel(unit)
-        axis.set_xscale("log" if unit == "tokens/s" else "linear")
         axis.margins(x=0.12)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="y", labelsize=8)
