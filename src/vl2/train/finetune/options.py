@@ -114,6 +114,8 @@ class TuningOptions:
         steps. A step has at least one sequence for each rank. Raise UserError if `seq_len` is out of range.
         """
         context = config.language_config.max_position_embeddings
+        if self.objective == "preference":
+            context *= 2  # a pair is two conversations in one sequence, each with its own positions
         step_tokens = min(self.batch_size, data.num_train) * data.mean_tokens
         seq_len = self.seq_len or min(context, max(data.most_tokens, math.ceil(step_tokens / self.num_ranks)))
         if seq_len < data.most_tokens or seq_len > context:
