@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,6 +48,15 @@ class TokenCounts:
         """The number of views that the vision encoder reads of all images."""
         return sum(self.tiles_per_image)
 
+    def __add__(self, other: TokenCounts) -> TokenCounts:
+        return TokenCounts(
+            text=self.text + other.text,
+            trained=self.trained + other.trained,
+            visual=self.visual + other.visual,
+            grids=self.grids + other.grids,
+            tiles_per_image=self.tiles_per_image + other.tiles_per_image,
+        )
+
     @classmethod
     def of_sample(cls, sample: Sample) -> TokenCounts:
         """Count a sample that was encoded for training."""
@@ -65,11 +74,18 @@ def _views(grids: Sequence[Grid], layout: ImageLayout) -> tuple[int, ...]:
     return tuple(layout.num_tiles(grid) + layout.num_overviews(grid) for grid in grids)
 
 
-def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = True) -> TokenCounts:
+def count_tokens(
+    record: Record, processor: Processor, *, mask_prompt: bool = True, is_pair: bool = False
+) -> TokenCounts:
     """Count the tokens that `Processor.encode(train=True)` makes of the record, without decoding its images.
 
-    Raise UserError if the record cannot be encoded.
+    With `is_pair`, count the conversation with the chosen and that with the rejected answer. Raise UserError if the
+    record cannot be encoded, or is to be a pair and is none.
     """
+    if is_pair:
+        both = (replace(record, rejected=""), record.with_rejected())
+        chosen, rejected = (count_tokens(one, processor, mask_prompt=mask_prompt) for one in both)
+        return chosen + rejected
     # Empty bytes stand in for the images, because only their sizes are needed here.
     turns = arrange(record.to_turns([b""] * len(record.images)))
     sizes = iter([(image.width, image.height) for image in record.images])
@@ -217,7 +233,14 @@ class StoreIndex:
 
     @classmethod
     def load(
-        cls, path: Path | str, processor: Processor, num_records: int, *, files: str = "", mask_prompt: bool = True
+        cls,
+        path: Path | str,
+        processor: Processor,
+        num_records: int,
+        *,
+        files: str = "",
+        mask_prompt: bool = True,
+        is_pairs: bool = False,
     ) -> StoreIndex:
         """Read an index.
 
@@ -235,7 +258,8 @@ class StoreIndex:
             raise UserError(f"no index at {path}") from None
         except Exception as error:  # zip, numpy and JSON raise many exception types on damaged data
             raise UserError(f"{path} is not an index: {' '.join(str(error).split())[:120]}") from None
-        if version != _FORMAT or settings != settings_checksum(processor, mask_prompt=mask_prompt):
+        expected = settings_checksum(processor, mask_prompt=mask_prompt, is_pairs=is_pairs)
+        if version != _FORMAT or settings != expected:
             raise UserError(
                 f"the index {path} was made by another version or with another tokenizer, tiling or tile size: "
                 "build it again"
@@ -248,7 +272,7 @@ class StoreIndex:
         return index
 
 
-def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
+def settings_checksum(processor: Processor, *, mask_prompt: bool = True, is_pairs: bool = False) -> str:
     """Return a checksum of all settings that determine the token and tile counts of a record."""
     config, tokenizer = processor.config, processor.tokenizer
     values: tuple[object, ...] = (
@@ -264,6 +288,8 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
         values += (processor.kind,)
     if processor.character_level:
         values += (sorted(processor.character_level),)
+    if is_pairs:
+        values += ("pairs",)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
@@ -274,11 +300,13 @@ def build_index(
     *,
     files: str = "",
     mask_prompt: bool = True,
+    is_pairs: bool = False,
     after_each: Callable[[], None] = lambda: None,
 ) -> StoreIndex:
     """Read every record of a store once and count its tokens and tiles.
 
-    A record that cannot be read or counted is listed in the index's `problems`. `after_each` is called after every
+    With `is_pairs`, a record counts with both its answers. A record that cannot be read or counted, or that should be a
+    pair and is none, is listed in the index's `problems`. `after_each` is called after every
     record, for progress displays.
     """
     rows = np.zeros((len(records), 4), dtype=np.int64)
@@ -286,7 +314,7 @@ def build_index(
     for place in range(len(records)):
         try:
             record = records[place]
-            counts = count_tokens(record, processor, mask_prompt=mask_prompt)
+            counts = count_tokens(record, processor, mask_prompt=mask_prompt, is_pair=is_pairs)
         except MemoryError:
             raise
         except Exception as error:  # a damaged shard may raise anything; it affects this record only
@@ -296,7 +324,7 @@ def build_index(
         after_each()
     return StoreIndex(
         name=name,
-        settings=settings_checksum(processor, mask_prompt=mask_prompt),
+        settings=settings_checksum(processor, mask_prompt=mask_prompt, is_pairs=is_pairs),
         files=files,
         problems=tuple(problems),
         **dict(zip(_ARRAYS, np.ascontiguousarray(rows.T), strict=True)),

@@ -35,6 +35,7 @@ class LoaderOptions:
     read_ahead: int = 8  # packs prefetched beyond the current step
     is_padded: bool = True  # pad to the sequence length; otherwise a pack is as long as its planned samples
     mask_prompt: bool = True  # train on answers only, otherwise on all text
+    is_pairs: bool = False  # each record is two samples, with the chosen answer and then with the rejected one
     note: Callable[[Record, Sample], Any] | None = None  # computes each sample's entry of `Packed.notes`
 
     def __post_init__(self) -> None:
@@ -146,11 +147,11 @@ class Loader:
         for entry in pack.entries:
             try:
                 record = self._stores[entry.source][entry.record]
-                sample = self._encode_checked(record, entry)
+                encoded = self._encode_checked(record, entry)
                 if self._options.note is not None:
-                    notes.append(self._options.note(record, sample))
-                samples.append(sample)
-                categories.append(record.category)
+                    notes += [self._options.note(record, sample) for sample in encoded]
+                samples += encoded
+                categories += [record.category] * len(encoded)
             except MemoryError:
                 raise
             except Exception as error:  # a damaged record may raise anything; it affects this record only
@@ -159,15 +160,17 @@ class Loader:
         packed = pack_samples(samples, self._processor, length, categories, notes)
         return _PreparedPack(packed=packed, problems=tuple(problems))
 
-    def _encode_checked(self, record: Record, entry: PackEntry) -> Sample:
+    def _encode_checked(self, record: Record, entry: PackEntry) -> list[Sample]:
         """Encode one record. Raise UserError if its tokens or tiles differ from the planned counts."""
-        sample = self._encode(record)
-        if (len(sample), sample.num_views) != (entry.num_tokens, entry.num_tiles):
+        records = (record, record.with_rejected()) if self._options.is_pairs else (record,)
+        samples = [self._encode(one) for one in records]
+        num_tokens, num_tiles = sum(map(len, samples)), sum(sample.num_views for sample in samples)
+        if (num_tokens, num_tiles) != (entry.num_tokens, entry.num_tiles):
             raise UserError(
-                f"record {record.id} has {len(sample)} tokens and {sample.num_views} tiles, the index says "
+                f"record {record.id} has {num_tokens} tokens and {num_tiles} tiles, the index says "
                 f"{entry.num_tokens} and {entry.num_tiles}: does the record state a wrong image size?"
             )
-        return sample
+        return samples
 
     def _encode(self, record: Record) -> Sample:
         return self._processor.encode(

@@ -13,7 +13,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from vl2.errors import UserError
@@ -124,6 +124,7 @@ class Record:
     messages: tuple[Message, ...]
     images: tuple[StoredImage, ...] = ()
     objects: tuple[Labeled, ...] = ()
+    rejected: str = ""  # a worse answer than the last message, for preference optimization; "" for none
 
     def __post_init__(self) -> None:
         for name in ("id", "source", "language", "licence"):
@@ -137,8 +138,19 @@ class Record:
             self._check_document()
         elif self.messages[-1].role != "assistant":
             raise UserError("the last message must be from the assistant, otherwise there is nothing to learn")
+        self._check_rejected()
         self._check_images()
         self._check_objects()
+
+    def _check_rejected(self) -> None:
+        if not self.rejected:
+            return
+        if self.messages[-1].role != "assistant":
+            raise UserError("a document has no answer, so it cannot have a rejected one")
+        if not self.rejected.strip():
+            raise UserError("the rejected answer must not be blank")
+        if self.rejected.strip() == "".join(part.text or "" for part in self.messages[-1].parts).strip():
+            raise UserError("the rejected answer must differ from the last message, which is the chosen one")
 
     def _check_document(self) -> None:
         if len(self.messages) > 1:
@@ -172,7 +184,18 @@ class Record:
                         raise UserError(f"{{box:{found}}} names an object without boxes")
 
     def _texts(self) -> list[str]:
-        return [part.text for message in self.messages for part in message.parts if part.text is not None]
+        texts = [part.text for message in self.messages for part in message.parts if part.text is not None]
+        return [*texts, self.rejected] if self.rejected else texts
+
+    def with_rejected(self) -> Record:
+        """Return the record with the rejected answer in the place of the chosen one.
+
+        Raise UserError if it has none.
+        """
+        if not self.rejected:
+            raise UserError(f"record {self.id} has no rejected answer: preferences are learned from pairs")
+        answer = Message(role="assistant", parts=(Part(text=self.rejected),))
+        return replace(self, messages=(*self.messages[:-1], answer), rejected="")
 
     def to_turns(self, images: Sequence[ImageSource] | None = None) -> list[Turn]:
         """Return the conversation for `Processor.encode`, with boxes written on the 0..999 scale.
@@ -229,6 +252,7 @@ class Record:
                 {"image": o.image, "label": o.label, "boxes_px": [list(box) for box in o.boxes_px]}
                 for o in self.objects
             ],
+            **({"rejected": self.rejected} if self.rejected else {}),
         }
 
     @classmethod
@@ -246,6 +270,7 @@ class Record:
             messages=tuple(_message(m, i) for i, m in enumerate(_list(table, "messages"))),
             images=tuple(_image(m, i) for i, m in enumerate(_list(table, "images", optional=True))),
             objects=tuple(_object(m, i) for i, m in enumerate(_list(table, "objects", optional=True))),
+            rejected=_text(table, "rejected") if table.get("rejected") is not None else "",
         )
 
 

@@ -104,6 +104,9 @@ def _encoding_faults(
 ) -> Iterator[tuple[Kind, str]]:
     try:
         length = len(processor.encode(record.to_turns(images), train=True, name=record.id))
+        if record.rejected:
+            rejected = record.with_rejected()
+            length = max(length, len(processor.encode(rejected.to_turns(images), train=True, name=record.id)))
     except UserError as error:
         yield "encode", str(error)
     except Exception as error:  # a bug that one record triggers must not end a run over millions

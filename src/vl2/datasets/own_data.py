@@ -10,6 +10,7 @@ The columns of a table:
     image       path relative to the table; `images` for several: a list in JSONL, separated by ";" in CSV
     question    text; `<image>` in it marks the position of an image, otherwise the images come first
     answer      text; {box:0} in it stands for the first labeled object
+    rejected    a worse answer, for preference optimization
     label, x0, y0, x1, y1           one box in pixels of the upright image
     boxes       several boxes: [{"label": "mug", "box": [x0, y0, x1, y1], "image": 0}, ...], in CSV as JSON text
     system, id, category, language, licence     optional
@@ -43,7 +44,7 @@ from vl2.process.grounding import END_REF, REF
 
 CORNERS = ("x0", "y0", "x1", "y1")
 COLUMNS = (
-    "image", "images", "question", "answer", "label", *CORNERS, "boxes", "system",
+    "image", "images", "question", "answer", "rejected", "label", *CORNERS, "boxes", "system",
     "id", "category", "language", "licence",
 )  # fmt: skip
 
@@ -110,6 +111,7 @@ def _record(conversion: Conversion, number: int, row: Any) -> Record:
         ),
         images=tuple(images),
         objects=tuple(objects),
+        rejected=_text(row, "rejected"),
     )
 
 

@@ -24,6 +24,7 @@ class LoRALinear(nn.Module):
         super().__init__()
         self.base_layer = base_layer  # `quantize_base` may later replace it by a quantized layer
         self.scale, self.dropout = scale, dropout
+        self.is_bypassed = False  # see `without_lora`
         self.lora_A = _zeros(base_layer.weight, rank, base_layer.in_features)
         self.lora_B = _zeros(base_layer.weight, base_layer.out_features, rank)
 
@@ -33,6 +34,8 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         base: Tensor = self.base_layer(x)
+        if self.is_bypassed:
+            return base
         return base + F.linear(F.linear(_dropped(x, self), self.lora_A), self.lora_B) * self.scale
 
     @torch.no_grad()
@@ -47,6 +50,7 @@ class LoRAExperts(nn.Module):
         super().__init__()
         self.base_layer = base_layer
         self.scale, self.dropout = scale, dropout
+        self.is_bypassed = False
         E, two_F, D = base_layer.gate_up_proj.shape
         self.gate_up_lora_A = _zeros(base_layer.gate_up_proj, E, rank, D)
         self.gate_up_lora_B = _zeros(base_layer.gate_up_proj, E, two_F, rank)
@@ -60,6 +64,9 @@ class LoRAExperts(nn.Module):
     def forward(self, x_ND: Tensor, counts_E: Tensor) -> Tensor:
         """Return the outputs [N, D] of rows that are sorted by expert; expert e has `counts_E[e]` of them."""
         base = self.base_layer
+        if self.is_bypassed:
+            unadapted: Tensor = base(x_ND, counts_E)
+            return unadapted
         gate_up_NF = base.gate_up(x_ND, counts_E)
         gate_up_NF = gate_up_NF + self._low_rank(x_ND, self.gate_up_lora_A, self.gate_up_lora_B, counts_E)
         gate_NF, up_NF = gate_up_NF.chunk(2, dim=-1)

@@ -7,6 +7,7 @@ support for adapters. After removal the model has its original modules, with bit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,19 @@ def insert_layer(model: nn.Module, name: str, *, rank: int, scale: float, dropou
     layer.train(base.training)
     _put(model, name, layer)
     return layer
+
+
+@contextmanager
+def without_lora(model: nn.Module) -> Iterator[None]:
+    """Let the model compute without its adapter during the `with` block."""
+    layers = [layer for _, layer in lora_layers(model)]
+    for layer in layers:
+        layer.is_bypassed = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.is_bypassed = False
 
 
 def lora_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:

@@ -30,6 +30,11 @@ PATTERNS: dict[Target, re.Pattern[str]] = {
 TARGETS: tuple[Target, ...] = get_args(Target)
 
 
+def target_of(module_name: str) -> Target:
+    """Return the target to which an adapted module belongs."""
+    return next(target for target in TARGETS if PATTERNS[target].fullmatch(module_name))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoRASpec:
     """Rank, strength and place of an adapter."""

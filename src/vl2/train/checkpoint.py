@@ -50,10 +50,10 @@ class Retention:
     newest: int = 3
     every_steps: int | None = None  # also keep all checkpoints at multiples of this
 
-    def removes(self, steps: list[int]) -> list[int]:
-        """Return the steps whose checkpoints are to be removed."""
+    def removes(self, steps: list[int], best: int | None = None) -> list[int]:
+        """Return the steps whose checkpoints are to be removed. The checkpoint of the step `best` is kept."""
         old = sorted(steps)[: -self.newest]
-        return [step for step in old if not (self.every_steps and step % self.every_steps == 0)]
+        return [step for step in old if step != best and not (self.every_steps and step % self.every_steps == 0)]
 
 
 class Checkpoints:
@@ -85,6 +85,7 @@ class Checkpoints:
         self._is_given_up = threading.Event()
         self._most_wait_s = most_wait_s
         self._step = 0
+        self.best_step: int | None = None  # a step whose checkpoint is kept however old it is
 
     def save(self, step: int, state: Mapping[str, Any], recipe: str) -> None:
         """Copy the state and start writing it in a thread. All ranks must call this together.
@@ -144,6 +145,10 @@ class Checkpoints:
         """Return the newest complete checkpoint, or None."""
         return newest_checkpoint(self.folder.parent)
 
+    def at(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
     def load(self, folder: Path, into: Mapping[str, Any]) -> dict[str, Any]:
         """Fill the tensors of a state in place, and return the state with the stored values.
 
@@ -190,7 +195,7 @@ class Checkpoints:
             if self._ranks.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-        for old in self._keep.removes(checkpoint_steps(self.folder.parent)):
+        for old in self._keep.removes(checkpoint_steps(self.folder.parent), self.best_step):
             _remove(self.folder / f"step-{old:08d}")
 
     def _wait_for(self, paths: Sequence[Path]) -> None:

@@ -50,18 +50,24 @@ def next_token_loss(
     Position i is trained to predict labels[i + 1] unless that is IGNORE_ID. Without trained positions the sum is 0 and
     its gradients are zero.
     """
+    loss_n = token_losses(states_SD, labels_S, weight_VD, chunk)
+    return loss_n.sum(), loss_n.detach()
+
+
+def token_losses(states_SD: Tensor, labels_S: Tensor, weight_VD: Tensor, chunk: int = CHUNK) -> Tensor:
+    """Return the loss of each trained position, float32 [n], with gradient."""
     place_n = trained_positions(labels_S)
-    total, loss_n = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+    loss_n: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         states_SD[place_n], labels_S[place_n + 1], weight_VD, chunk
     )
-    return total, loss_n
+    return loss_n
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """The sum of cross entropies. The backward pass recomputes the logits instead of keeping them."""
+    """The cross entropies of positions. The backward pass recomputes the logits instead of keeping them."""
 
     @staticmethod
-    def forward(ctx: Any, states_nD: Tensor, target_n: Tensor, weight_VD: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, states_nD: Tensor, target_n: Tensor, weight_VD: Tensor, chunk: int) -> Tensor:
         loss_n = torch.empty(len(states_nD), dtype=torch.float32, device=states_nD.device)
         log_sum_n = torch.empty_like(loss_n)
         for rows in _chunks(len(states_nD), chunk):
@@ -70,11 +76,10 @@ class _ChunkedLoss(torch.autograd.Function):
             loss_n[rows] = log_sum_n[rows] - logits_cV.gather(1, target_n[rows, None]).squeeze(1)
         ctx.save_for_backward(states_nD, target_n, weight_VD, log_sum_n)
         ctx.chunk = chunk
-        ctx.mark_non_differentiable(loss_n)
-        return loss_n.sum(), loss_n
+        return loss_n
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _grad_n: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+    def backward(ctx: Any, grad_n: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         states_nD, target_n, weight_VD, log_sum_n = ctx.saved_tensors
         needs_states, _, needs_weight, _ = ctx.needs_input_grad
         grad_nD = torch.empty_like(states_nD) if needs_states else None
@@ -82,13 +87,14 @@ class _ChunkedLoss(torch.autograd.Function):
         grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         for rows in _chunks(len(states_nD), ctx.chunk):
             states_cD, num_rows = _pad_rows(states_nD[rows]), rows.stop - rows.start
-            # d loss / d logits = softmax - 1 at the target, times the gradient of the sum; 0 in padding rows.
+            # d loss / d logits = softmax - 1 at the target, times the gradient of the loss; 0 in padding rows.
             grad_cV = F.linear(states_cD, weight_VD).float()
             grad_cV[num_rows:] = 0.0
             real_cV = grad_cV[:num_rows]
             real_cV.sub_(log_sum_n[rows, None]).exp_()
             real_cV.scatter_add_(1, target_n[rows, None], real_cV.new_full((num_rows, 1), -1.0))
-            narrow_cV = grad_cV.mul_(grad).to(weight_VD.dtype)
+            real_cV.mul_(grad_n[rows, None])
+            narrow_cV = grad_cV.to(weight_VD.dtype)
             if grad_nD is not None:
                 grad_nD[rows] = (narrow_cV @ weight_VD)[:num_rows]
             if grad_VD is not None:

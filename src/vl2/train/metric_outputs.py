@@ -95,6 +95,8 @@ def describe(metrics: StepMetrics) -> str:
     ]
     if metrics.is_packed:
         parts.append(f"packs {metrics.pack_fill:.0%} full")
+    if metrics.preference_accuracy is not None:
+        parts.append(f"preferred {metrics.preference_accuracy:.0%}")
     if metrics.mfu is not None:
         parts.append(f"MFU {metrics.mfu:.0%}")
     if metrics.discarded:

@@ -55,6 +55,8 @@ class StepMetrics:
     is_packed: bool = True
     pack_fill: float  # the fraction of sequence positions that are not padding
     expert_load: tuple[float, ...]  # by layer, load of the fullest expert over the mean
+    preference_accuracy: float | None = None  # the share of pairs with a positive margin; None without pairs
+    preference_margin: float | None = None  # the mean
     bias_range: tuple[float, ...]  # by layer, the largest minus the smallest expert bias
     discarded: str = ""  # the reason, if the step was discarded
     num_discarded: int = 0  # so far
@@ -76,6 +78,8 @@ class StepMetrics:
             **{f"loss/{name}": value for name, value in self.loss_by_category.items()},
             "loss/balance": self.balance_loss,
             "loss/auxiliary": self.auxiliary_loss,
+            "preference/accuracy": self.preference_accuracy,
+            "preference/margin": self.preference_margin,
             "step/learning_rate": self.learning_rate,
             "step/grad_norm": self.grad_norm,
             **{f"grad_norm/{part}": norm for part, norm in self.grad_norm_by_part.items()},
@@ -239,6 +243,8 @@ class Meter:
             is_packed=self._stage.is_packed,
             pack_fill=report.num_tokens / places,
             expert_load=tuple(load_over_mean(report.expert_load)),
+            preference_accuracy=report.preference_accuracy,
+            preference_margin=report.preference_margin,
             bias_range=bias_range(self._model),
             discarded=discarded,
             num_discarded=num_discarded,

@@ -188,6 +188,7 @@ def make_loader(
         # Without packing a sequence is one sample, and padding it would waste computation.
         is_padded=recipe.stage.is_packed,
         mask_prompt=recipe.stage.mask_prompt,
+        is_pairs=_is_pairs(recipe.stage),
         note=None if auxiliary_loss is None else auxiliary_loss.note,
     )
     return Loader(plan, stores, processor, ranks.rank, ranks.size, options)
@@ -214,7 +215,7 @@ def _index(
 ) -> StoreIndex:
     stage = recipe.stage
     if folder is None:
-        return build_index(name, store, processor, mask_prompt=stage.mask_prompt)
+        return build_index(name, store, processor, mask_prompt=stage.mask_prompt, is_pairs=_is_pairs(stage))
     path = folder / INDEXES / f"{name}.npz"
     section = RankZeroSection(ranks, recipe.engine.timeout_s)
     if not ranks.is_first:
@@ -227,7 +228,13 @@ def _index(
         except OSError as error:
             raise UserError(f"cannot write {path.parent}: {error.strerror or error}") from None
         index = build_index(
-            name, store, processor, files=store.checksum, mask_prompt=stage.mask_prompt, after_each=section.heartbeat
+            name,
+            store,
+            processor,
+            files=store.checksum,
+            mask_prompt=stage.mask_prompt,
+            is_pairs=_is_pairs(stage),
+            after_each=section.heartbeat,
         )
         index.save(path)
     section.end()
@@ -235,7 +242,18 @@ def _index(
 
 
 def _load(path: Path, store: Records, processor: Processor, stage: Stage) -> StoreIndex:
-    return StoreIndex.load(path, processor, len(store), files=store.checksum, mask_prompt=stage.mask_prompt)
+    return StoreIndex.load(
+        path,
+        processor,
+        len(store),
+        files=store.checksum,
+        mask_prompt=stage.mask_prompt,
+        is_pairs=_is_pairs(stage),
+    )
+
+
+def _is_pairs(stage: Stage) -> bool:
+    return stage.objective == "preference"
 
 
 def _is_usable(path: Path, store: Records, processor: Processor, stage: Stage) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from vl2.errors import UserError
 T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_HINT = "start with: torchrun --nproc-per-node N --no-python vl2 train ..."
+_HINT = "start with: torchrun --nproc-per-node N --no-python vl2 train ... (or vl2 finetune ...)"
 _HEARTBEAT_S = 10.0  # interval between heartbeats in a section that only rank zero runs
 
 
@@ -218,6 +218,29 @@ class RankZeroSection:
         """Wait until the section has ended. All ranks except rank zero call this."""
         while not float(self._ranks.max_(torch.zeros(1))):
             pass
+
+
+def on_first_rank(ranks: Ranks, timeout_s: float, work: Callable[[], T]) -> T:
+    """Run `work` on the first rank while the others wait. Return its result, or raise its UserError, on all ranks.
+
+    The result must be picklable. The work must not use collectives.
+    """
+    if ranks.size == 1:
+        return work()
+    section = RankZeroSection(ranks, timeout_s)
+    outcome: list[T | UserError] = []
+    if ranks.is_first:
+        with section.heartbeats():
+            try:
+                outcome.append(work())
+            except UserError as error:
+                outcome.append(error)
+    else:
+        section.wait()
+    found = ranks.broadcast_object(outcome)[0]
+    if isinstance(found, UserError):
+        raise found
+    return found
 
 
 ONE = Ranks(rank=0, size=1, device=torch.device("cpu"))

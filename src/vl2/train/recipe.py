@@ -302,6 +302,16 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.adapter.is_used and self.engine.parallel == "sharded":
             raise UserError('an adapter needs engine.parallel = "replicated": every rank holds the whole model')
+        if self.stage.objective == "preference":
+            if not self.adapter.is_used:
+                raise UserError(
+                    'stage.objective = "preference" trains an adapter, because the reference is the model without it: '
+                    'adapter.method must be "lora" or "qlora"'
+                )
+            if self.auxiliary_loss.function or self.stage.balance_loss_weight:
+                raise UserError('stage.objective = "preference" has no auxiliary loss and no balance loss')
+            if self.engine.balance_tiles:
+                raise UserError('stage.objective = "preference" encodes tiles twice: engine.balance_tiles must be 0')
         if self.adapter.is_used and self.stage.expert_bias_step:
             raise UserError("an adapter leaves the experts' bias as it is: stage.expert_bias_step must be 0")
         for name, value in _numbers(dataclasses.asdict(self)):

@@ -26,6 +26,7 @@ from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
+from vl2.train.best import LossWatch
 from vl2.train.checkpoint import RECIPE, Checkpoints, Retention
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.flops import matmul_dtype
@@ -70,14 +71,21 @@ class Outcome:
     step: int
     checkpoint: Path
     export: Path | None = None
+    best_step: int | None = None  # the step whose weights were exported, if a loss was watched
 
 
 def train(
-    recipe: Recipe, *, resume: bool = False, quiet: bool = False, evaluations: Sequence[Evaluation] | None = None
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    evaluations: Sequence[Evaluation] | None = None,
+    watch: LossWatch | None = None,
 ) -> Outcome:
     """Train by a recipe until its end or until the run is stopped. Under torchrun, every rank calls this.
 
-    `evaluations` overrides those of the recipe. Raise UserError for invalid input, and RankLost, a UserError, if
+    `evaluations` overrides those of the recipe. With `watch`, the run may end early, and it exports the weights with
+    the lowest loss instead of the last. Raise UserError for invalid input, and RankLost, a UserError, if
     another rank has died or hangs. After RankLost, threads of PyTorch may block the interpreter's exit because they
     wait for that rank; the command line therefore exits without joining them.
     """
@@ -85,7 +93,7 @@ def train(
     run: Run | None = None
     try:
         check_ranks(recipe, ranks.size)
-        run = Run.prepare(recipe, ranks, resume=resume, quiet=quiet, evaluations=evaluations)
+        run = Run.prepare(recipe, ranks, resume=resume, quiet=quiet, evaluations=evaluations, watch=watch)
         return run.finish(run.loop())
     except (RuntimeError, OSError) as error:
         lost = rank_lost(error, ranks, Path(recipe.run.folder), None if run is None else run.checkpoints)
@@ -113,6 +121,7 @@ class Run:
         data: Ranks,
         tensor: Ranks,
         auxiliary_loss: AuxiliaryLoss | None = None,
+        watch: LossWatch | None = None,
     ) -> None:
         self.recipe = recipe
         self.ranks = ranks
@@ -127,6 +136,7 @@ class Run:
         self.checkpoints = _checkpoints(recipe, ranks, writes_whole=self.train_step.writes_whole)
         self.is_quiet = quiet or not ranks.is_first
         self._evaluations = evaluations
+        self._watch = watch
         self._meter = Meter(
             model,
             recipe.stage,
@@ -148,6 +158,7 @@ class Run:
         resume: bool,
         quiet: bool,
         evaluations: Sequence[Evaluation] | None,
+        watch: LossWatch | None = None,
     ) -> Run:
         """Prepare a run from the recipe, and from the newest checkpoint with `resume`."""
         check_auxiliary_loss(recipe.auxiliary_loss)
@@ -201,11 +212,13 @@ class Run:
             evaluations=evaluations,
             quiet=quiet,
             auxiliary_loss=auxiliary_loss,
+            watch=watch,
         )
         if found is not None:
             for change in _changes(found, recipe):
                 say(f"the recipe has changed since the checkpoint: {change}")
             run.load(found)
+            run.read_watched()
             say(f"resumed from step {run.step:,} of {run.total:,}: {found}")
         return run
 
@@ -231,6 +244,12 @@ class Run:
         self.loss_spikes.load_state_dict(state["guard"])
         self.step = int(state["step"])
 
+    def read_watched(self) -> None:
+        """Read the losses that were evaluated before a run was stopped."""
+        if self._watch is not None:
+            self._watch.read(self.folder, self.step)
+            self.checkpoints.best_step = self._watch.best_step
+
     def save(self) -> None:
         self.checkpoints.save(self.step, self.state_dict(), self.recipe.to_toml())
 
@@ -245,7 +264,9 @@ class Run:
         with outputs, progress, stop:
             steps = iter(self.loader)
             ended: Ended = "finished"
-            while self.step < self.total:
+            if self._misses_evaluation():
+                self._evaluate(outputs, progress)
+            while self.step < self.total and not self._has_stopped_falling():
                 metrics = self._one_step(steps)
                 is_saved = False
                 outputs.step(metrics)
@@ -263,7 +284,7 @@ class Run:
                 if is_evaluated:
                     self._evaluate(outputs, progress)
                 why = stop.why()
-                if why is not None and not is_last:
+                if why is not None and not is_last and not self._has_stopped_falling():
                     ended = why
                     break
             if not is_saved:
@@ -279,6 +300,12 @@ class Run:
         checkpoint = self.checkpoints.newest()
         assert checkpoint is not None, "a run leaves a checkpoint"
         outcome = Outcome(ended=ended, step=self.step, checkpoint=checkpoint)
+        best_step = None if self._watch is None else self._watch.best_step
+        if ended == "finished" and best_step is not None:
+            checkpoint = self.checkpoints.at(best_step)
+            if best_step != self.step:
+                self.load(checkpoint)
+            outcome = replace(outcome, best_step=best_step)
         if not self.ranks.is_first:
             return outcome
         if ended != "finished":
@@ -293,7 +320,9 @@ class Run:
             outcome = replace(outcome, export=export(checkpoint, self.folder / "export", replaces=True))
         _save_plots(self.folder, say)
         where = f"; the result is in {outcome.export}" if outcome.export is not None else ""
-        say(f"finished {self.total:,} steps: saved {checkpoint}{where}")
+        early = "" if outcome.step == self.total else f" of {self.total:,}, as the held-out loss no longer falls"
+        best = "" if best_step in (None, outcome.step) else f"; the held-out loss was lowest at step {best_step:,}"
+        say(f"finished {outcome.step:,} steps{early}{best}: saved {checkpoint}{where}")
         return outcome
 
     def _one_step(self, steps: Iterator[LoadedStep]) -> StepMetrics:
@@ -324,14 +353,27 @@ class Run:
 
     def _evaluate(self, outputs: Outputs, progress: TrainProgress) -> None:
         section = RankZeroSection(self.ranks, self.recipe.engine.timeout_s)
-        if not self.ranks.is_first:
+        scores: dict[str, float] | None = None
+        if self.ranks.is_first:
+            with section.heartbeats():
+                scores = self._scores()
+            if scores is not None:
+                outputs.evaluation(self.step, scores)
+                shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+                progress.say(f"step {self.step:,}  {shown}")
+        else:
             section.wait()
-            return
-        with section.heartbeats():
-            scores = self._scores()
-        if scores is not None:
-            outputs.evaluation(self.step, scores)
-            progress.say(f"step {self.step:,}  " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        if self._watch is not None:
+            self._watch.add(self.step, self.ranks.broadcast_object(scores or {}))
+            self.checkpoints.best_step = self._watch.best_step
+
+    def _misses_evaluation(self) -> bool:
+        """Return whether a run was killed after a checkpoint and before the evaluation that belongs to it."""
+        is_due = self.step == self.total or _is_due(self.step, self.recipe.run.evaluate_every_steps)
+        return self._watch is not None and self.step > 0 and is_due and self.step not in self._watch.losses
+
+    def _has_stopped_falling(self) -> bool:
+        return self._watch is not None and self._watch.has_stopped_falling
 
     def _scores(self) -> dict[str, float] | None:
         """Run the evaluations and return their scores; None if there are none."""

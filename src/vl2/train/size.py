@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from vl2.config import ModelConfig
+from vl2.lora.attach import lora_layers
+from vl2.lora.spec import target_of
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
 from vl2.model.moe import Experts
@@ -29,6 +31,14 @@ BITS_PER_WEIGHT: Mapping[BaseKind, float] = {"nf4": 4 + 8 / BLOCK + 32 / (BLOCK 
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdaptedSize:
+    """What an adapter adds to one kind of layer. The stacked experts of a layer count as one layer."""
+
+    layers: int
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainedSize:
     """The parameter counts and memory of a run."""
 
@@ -36,6 +46,7 @@ class TrainedSize:
     trained: Mapping[str, int]  # by part: vision, projector, language
     weight_bytes: int
     optimizer_bytes: int  # including gradients
+    adapted: Mapping[str, AdaptedSize] = field(default_factory=dict)  # by target of an adapter
 
     @property
     def num_trained(self) -> int:
@@ -69,6 +80,12 @@ def size_of(
     total = sum(parameter.numel() for parameter in model.parameters())
     few_bits = _num_quantized(model) if adapter.method == "qlora" else 0
     num_trained = sum(trained.values())
+    adapted: dict[str, AdaptedSize] = {}
+    for name, layer in lora_layers(model):
+        target = target_of(name)
+        so_far = adapted.get(target, AdaptedSize(layers=0, parameters=0))
+        own = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+        adapted[target] = AdaptedSize(layers=so_far.layers + 1, parameters=so_far.parameters + own)
     held = held_dtype(stage) if is_sharded else dtype  # the type of trained weights; see `shard.py`
     weight_bytes: float = (total - few_bits - num_trained) * dtype.itemsize + num_trained * held.itemsize
     weight_bytes += few_bits * BITS_PER_WEIGHT[adapter.base] / 8
@@ -77,6 +94,7 @@ def size_of(
         trained=dict(trained),
         weight_bytes=round(weight_bytes),
         optimizer_bytes=num_trained * optimizer_bytes(stage, held),
+        adapted=adapted,
     )
 
 

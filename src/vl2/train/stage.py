@@ -21,6 +21,7 @@ Part = Literal["vision", "projector", "language"]  # the projector includes the 
 VisionPart = Literal["sam", "convolutions", "clip"]
 Freezable = Literal["vision", "projector", "language", "sam", "convolutions", "clip"]
 Schedule = Literal["cosine", "step", "constant"]
+Objective = Literal["next_token", "preference"]  # preference: chosen over rejected answers (DPO), see `preference.py`
 Optimizer = Literal["adamw", "muon"]  # muon: Muon for the matrices of the blocks, AdamW for all other parameters
 
 WARMUP_STEPS = 100  # of alignment and fine-tuning
@@ -54,6 +55,9 @@ class Stage:
     is_packed: bool
     mask_prompt: bool  # train on answers only, otherwise on all text
     max_tiles_per_pack: int | None = None
+    objective: Objective = "next_token"
+    beta: float = 0.1  # preference only: how strongly the model is held to the reference
+    label_smoothing: float = 0.0  # preference only: the share of pairs that may be in the wrong order
 
     def __post_init__(self) -> None:
         for part in self.frozen:
@@ -69,6 +73,10 @@ class Stage:
             raise UserError(f"optimizer must be one of {', '.join(get_args(Optimizer))}, got {self.optimizer!r}")
         if self.optimizer == "muon" and self.is_bfloat16_optimizer:
             raise UserError(f"stage {self.name}: a bfloat16 optimizer is AdamW, so optimizer must be adamw")
+        if self.objective not in get_args(Objective):
+            raise UserError(f"objective must be one of {', '.join(get_args(Objective))}, got {self.objective!r}")
+        if self.objective == "preference" and not self.mask_prompt:
+            raise UserError(f"stage {self.name}: preferences are about answers, so mask_prompt must be true")
         if set(get_args(Part)) <= still:
             raise UserError(f"stage {self.name}: all parts are frozen, nothing would be trained")
         idle = sorted(still & set(self.rate_multipliers))
@@ -88,7 +96,9 @@ class Stage:
         for name, count in lengths.items():
             if count is not None and count < 1:
                 raise UserError(f"stage {self.name}: {name} must be at least 1, got {count}")
-        positive = {"learning_rate": self.learning_rate, "eps": self.eps, "clip_norm": self.clip_norm}
+        positive = {
+            "learning_rate": self.learning_rate, "eps": self.eps, "clip_norm": self.clip_norm, "beta": self.beta,
+        }  # fmt: skip
         multipliers = {f"rate_multipliers.{part}": value for part, value in self.rate_multipliers.items()}
         for name, value in {**positive, **multipliers}.items():
             if not (math.isfinite(value) and value > 0):
@@ -100,6 +110,10 @@ class Stage:
         for name, value in at_least_0.items():
             if not (math.isfinite(value) and value >= 0):
                 raise UserError(f"stage {self.name}: {name} must be at least 0, got {value}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise UserError(
+                f"stage {self.name}: label_smoothing must be in 0..0.5, below 0.5, got {self.label_smoothing}"
+            )
         if not 0 <= self.final_rate_ratio <= 1:
             raise UserError(f"stage {self.name}: final_rate_ratio must be in 0..1, got {self.final_rate_ratio}")
         if not all(0 <= beta < 1 for beta in self.betas):

@@ -31,6 +31,7 @@ from vl2.train.parallel.pipeline_model import PipelineModel
 from vl2.train.parallel.tensor_parallel import own_positions
 from vl2.train.parallel.tile_balance import TileBalancer, even_counts, imbalance
 from vl2.train.parts import HasConfig, freeze, parameter_groups
+from vl2.train.preference import PairLosses, pair_losses
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.shard import RUN_PACK, is_sharded
 from vl2.train.stage import Stage
@@ -52,6 +53,8 @@ class StepReport:
     grad_norm: float  # before clipping
     grad_norm_by_part: Mapping[str, float]  # of each of NORM_PARTS; 0 if nothing in it is trained
     expert_load: Tensor  # int64 [MoE layers, E]
+    preference_accuracy: float | None = None  # the share of pairs with a positive margin; None without pairs
+    preference_margin: float | None = None  # the mean
     tile_imbalance: float = 1.0  # tiles of the busiest rank over the mean, before tile balancing
     tile_imbalance_balanced: float = 1.0  # the same after tile balancing
 
@@ -65,6 +68,7 @@ class StepCounts:
     tiles: int
     balanced: int  # documents or packs over which the balance loss is averaged
     auxiliary: int  # terms of the auxiliary loss
+    losses: int  # terms of the loss: trained tokens, or pairs
     tiles_by_rank: tuple[tuple[int, ...], ...]  # for each group of packs encoded together
 
 
@@ -77,6 +81,7 @@ class StepTally:
         self.loss_by_category = torch.zeros(len(CATEGORIES) + 1, 2, dtype=torch.float64, device=device)
         self.balance_loss = torch.zeros(1, dtype=torch.float64, device=device)
         self.auxiliary_loss = torch.zeros(1, dtype=torch.float64, device=device)
+        self.pairs = torch.zeros(2, dtype=torch.float64, device=device)  # positive margins, sum of margins
         self.expert_load = torch.zeros(
             num_layers, config.n_routed_experts or 0 if num_layers else 0, dtype=torch.int64, device=device
         )
@@ -87,11 +92,20 @@ class StepTally:
             self.expert_load += hidden.expert_load
         self.add_loss(pack, loss_n, hidden.balance_loss.detach(), num_balanced if is_counted else 0)
 
+    def add_pairs(self, pack: Packed, pairs: PairLosses, hidden: Hidden) -> None:
+        self.expert_load += hidden.expert_load
+        first_p = torch.arange(len(pairs.loss_p), device=pairs.loss_p.device) * 2
+        self._add_by_category(pack, pairs.loss_p.detach(), first_p)
+        margin_p = pairs.margin_p.detach().double()
+        self.pairs += torch.stack(((margin_p > 0).double().sum(), margin_p.sum()))
+
     def add_loss(self, pack: Packed, loss_n: Tensor, balance_loss: Tensor, num_balanced: int) -> None:
         """Add the losses of a pack, the next-token loss by category."""
         self.balance_loss += balance_loss * num_balanced
         place_n = trained_positions(pack.labels)
-        document_n = torch.bucketize(place_n, pack.cu_seqlens[1:], right=True)
+        self._add_by_category(pack, loss_n, torch.bucketize(place_n, pack.cu_seqlens[1:], right=True))
+
+    def _add_by_category(self, pack: Packed, loss_n: Tensor, document_n: Tensor) -> None:
         known = [CATEGORIES.index(name) if name in CATEGORIES else len(CATEGORIES) for name in pack.categories]
         # Padding is a document without category, and has no trained positions.
         category_n = torch.tensor([*known, len(CATEGORIES)], device=loss_n.device)[document_n]
@@ -99,7 +113,7 @@ class StepTally:
         self.loss_by_category.index_add_(0, category_n, pairs_n2)
 
     def sum_over(self, ranks: Ranks) -> None:
-        for tensor in (self.loss_by_category, self.balance_loss, self.auxiliary_loss, self.expert_load):
+        for tensor in (self.loss_by_category, self.balance_loss, self.auxiliary_loss, self.pairs, self.expert_load):
             ranks.sum_(tensor)
 
 
@@ -143,6 +157,7 @@ class TrainStep:
         self._is_sharded = is_sharded(model)
         self._balancer = balancer
         self._auxiliary_loss, self._auxiliary_weight = auxiliary_loss, auxiliary_weight
+        self._is_preference = stage.objective == "preference"
         self._is_balanced_by_document = model.config.language_config.seq_aux
 
     @property
@@ -191,13 +206,14 @@ class TrainStep:
         return pack.with_length(-(-pack.num_tokens // LENGTH_MULTIPLE) * LENGTH_MULTIPLE)
 
     def _count(self, packs: Sequence[Packed]) -> StepCounts:
-        own = [0, 0, 0, 0, 0]
+        own = [0, 0, 0, 0, 0, 0]
         for pack in packs:
             own[0] += int((pack.labels[1:] != IGNORE_ID).sum())
             own[1] += pack.num_tokens
             own[2] += pack.num_views
             own[3] += self._num_balanced(pack)
             own[4] += self._auxiliary_loss.count(pack) if self._auxiliary_loss is not None else 0
+            own[5] += len(pack.names) // 2
         total = self.data_ranks.sum_(torch.tensor(own, device=self.ranks.device)).tolist()
         return StepCounts(
             trained_tokens=total[0],
@@ -205,6 +221,7 @@ class TrainStep:
             tiles=total[2],
             balanced=total[3],
             auxiliary=total[4],
+            losses=total[5] if self._is_preference else total[0],
             tiles_by_rank=self._count_tiles(packs),
         )
 
@@ -264,9 +281,14 @@ class TrainStep:
         run = getattr(self.model, RUN_PACK) if self._is_sharded else partial(run_pack, self.model)
         hidden: Hidden = run(pack, tokens_IQD, runs_encoder=runs_encoder)
         pack = self._own_positions(pack)
+        if self._is_preference:
+            pairs = pair_losses(self.model, pack, hidden.states_BSD[0], self.stage)
+            (pairs.loss_p.sum() / max(counts.losses, 1)).backward()
+            tally.add_pairs(pack, pairs, hidden)
+            return
         total, loss_n = next_token_loss(hidden.states_BSD[0], pack.labels, self.model.language.lm_head.weight)
         num_balanced = self._num_balanced(pack) if pack.num_tokens else 0
-        loss = total / max(counts.trained_tokens, 1)
+        loss = total / max(counts.losses, 1)
         if self.stage.balance_loss_weight:
             share = num_balanced / max(counts.balanced, 1) / self._tensor.size
             loss = loss + hidden.balance_loss * (self.stage.balance_loss_weight * share)
@@ -284,7 +306,7 @@ class TrainStep:
         norms = self.optimizer.grad_norms()
         named = zip(CATEGORIES, sums, strict=False)
         return StepReport(
-            loss=sum(total for total, _ in sums) / max(counts.trained_tokens, 1),
+            loss=sum(total for total, _ in sums) / max(counts.losses, 1),
             loss_by_category={name: (total, int(count)) for name, (total, count) in named if count},
             num_trained_tokens=counts.trained_tokens,
             num_tokens=counts.tokens,
@@ -294,6 +316,8 @@ class TrainStep:
             grad_norm=math.sqrt(sum(norm**2 for norm in norms.values())),
             grad_norm_by_part=norms,
             expert_load=tally.expert_load,
+            preference_accuracy=float(tally.pairs[0]) / max(counts.losses, 1) if self._is_preference else None,
+            preference_margin=float(tally.pairs[1]) / max(counts.losses, 1) if self._is_preference else None,
             tile_imbalance=imbalance(counts.tiles_by_rank),
             tile_imbalance_balanced=self._balanced_imbalance(counts),
         )

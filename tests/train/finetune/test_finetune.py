@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.datasets.own_folder import SIDE, color_rows, draw_images, write_csv, write_lines
 from tests.lora.adapted import base_model, batch_of, disturb, tree_bytes
@@ -28,7 +29,9 @@ from vl2.train.adapter_options import AdapterOptions
 from vl2.train.export import export
 from vl2.train.finetune import finetuning
 from vl2.train.finetune.finetuning import TuningPlan, TuningResult, finetune, plan
-from vl2.train.finetune.options import TuningOptions
+from vl2.train.finetune.options import TuningOptions, default_epochs
+from vl2.train.finetune.score import LOSS
+from vl2.train.finetune.split_data import default_held_out
 from vl2.train.prepare import find_model, make_model, make_plan, open_stores
 from vl2.train.ranks import ONE
 from vl2.train.recipe import ModelOptions
@@ -140,15 +143,64 @@ def test_a_stopped_run_goes_on_to_the_same_adapter(
 def test_the_loss_on_held_out_records_is_told_on_the_way_and_ends_as_the_score_after(
     colors: Path, tmp_path: Path
 ) -> None:
-    _, tuned = tune(colors, tmp_path / "out", options("tiny", steps=10))
+    _, tuned = tune(colors, tmp_path / "out", options("tiny", steps=14, stops_early=False))
     steps, held_out = zip(*tuned.on_the_way, strict=True)
-    assert steps == (2, 4, 6, 8, 10)
+    assert steps == (2, 4, 6, 8, 10, 12, 14)
     assert tuned.after is not None
-    assert held_out[-1] == pytest.approx(tuned.after.loss, rel=1e-3)
+    assert tuned.best_step == steps[held_out.index(min(held_out))]
+    assert min(held_out) == pytest.approx(tuned.after.loss, rel=1e-3)
     report = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert [one["loss"] for one in report["on_the_way"]] == list(held_out)
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [line["evaluation"]["held-out/loss"] for line in lines if "evaluation" in line] == list(held_out)
+
+
+class ScriptedLoss:
+    """Stands in for the held-out loss."""
+
+    values: tuple[float, ...] = ()
+
+    def __init__(self, records: Any) -> None:
+        pass
+
+    def __call__(self, model: Any, processor: Any, step: int) -> dict[str, float]:
+        return {LOSS: self.values[step - 1]}
+
+
+@pytest.mark.parametrize("method", ["lora", "none"])
+def test_a_run_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_best_weights(
+    method: Any, colors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "HeldOutLoss", ScriptedLoss)
+    monkeypatch.setattr(ScriptedLoss, "values", (5.0, 2.0, 3.0, 4.0, 3.5, 1.0, 0.5, 0.4))
+    adapter = LORA if method == "lora" else AdapterOptions()
+    chosen = options("tiny", steps=8, adapter=adapter, learning_rate=1e-3)
+    _, tuned = tune(colors, tmp_path / "out", chosen)
+    assert (tuned.ended, tuned.step, tuned.best_step, tuned.is_unfinished) == ("finished", 5, 2, False)
+    assert tuned.trained is not None
+    best = tmp_path / "out" / "checkpoints" / "step-00000002"
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    expected, kept = load_file(export(best, tmp_path / "best") / name), load_file(tuned.trained / name)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in expected.items())
+    last = load_file(export(tmp_path / "out", tmp_path / "last") / name)
+    assert not all(torch.equal(tensor, kept[name]) for name, tensor in last.items())
+
+    # Stopped after every step, the run comes to the same end.
+    stopped = dataclasses.replace(chosen, minutes=1e-9)
+    _, part = tune(colors, tmp_path / "parts", stopped)
+    while part.ended != "finished":
+        _, part = tune(colors, tmp_path / "parts", stopped, resume=True)
+    assert (part.step, part.best_step, part.on_the_way) == (5, 2, tuned.on_the_way)
+    assert part.trained is not None
+    assert (part.trained / name).read_bytes() == (tuned.trained / name).read_bytes()
+
+    _, whole = tune(colors, tmp_path / "whole", dataclasses.replace(chosen, stops_early=False))
+    assert (whole.step, whole.best_step, whole.is_unfinished) == (8, 8, True)
+
+
+def test_a_small_set_is_seen_often_and_a_large_one_little_more_than_once() -> None:
+    assert [round(default_epochs(count), 2) for count in (11, 54, 1000, 100_000)] == [30, 30, 4, 1.03]
+    assert [default_held_out(count) for count in (1, 3, 4, 12, 60, 200, 10_000)] == [0, 0, 1, 3, 8, 20, 64]
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
@@ -282,7 +334,7 @@ def test_the_epochs_that_are_asked_for_are_trained(epochs: float, batch_size: in
     one_step = max(tokens)
     assert abs(sum(tokens) - epochs * sum(planned.data.tokens.values())) <= one_step
     shown = sum(tokens) / len(tokens) / planned.data.mean_tokens
-    assert f"steps    {planned.num_steps} of about {shown:.0f} records" in planned.lines()[3] or epochs < 1
+    assert f"steps    {planned.num_steps} of about {shown:.0f} records" in planned.lines()[4] or epochs < 1
 
 
 def test_numbers_that_look_like_boxes_are_warned_of(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def check_text(record: Record) -> None:
     texts = {name: getattr(record, name) for name in ("id", "source", "language", "licence")}
     texts |= {f"message {i}": "".join(p.text or "" for p in m.parts) for i, m in enumerate(record.messages)}
     texts |= {f"the label of object {i}": labeled.label for i, labeled in enumerate(record.objects)}
+    texts["the rejected answer"] = record.rejected
     for where, text in texts.items():
         try:
             text.encode("utf-8")

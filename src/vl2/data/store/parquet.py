@@ -37,7 +37,7 @@ def schema() -> pa.Schema:
     )
     texts = {name: pa.string() for name in ("id", "source", "category", "language", "licence")}
     nested = {"messages": pa.list_(message), "images": pa.list_(image), "objects": pa.list_(labeled)}
-    return pa.schema({**texts, **nested})
+    return pa.schema({**texts, **nested, "rejected": pa.string()})
 
 
 def read_parquet(file: DataFile) -> Iterator[Found]:

@@ -35,15 +35,15 @@ from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.train.adapter import adapt
 from vl2.train.adapter_options import AdapterOptions
-from vl2.train.evaluation import answer_of
+from vl2.train.best import LossWatch, evaluated, still_falls
+from vl2.train.evaluation import Evaluation, answer_of
 from vl2.train.finetune import split_data
-from vl2.train.finetune.options import TuningOptions
-from vl2.train.finetune.score import LOSS, HeldOutLoss, Scores, score
+from vl2.train.finetune.options import PATIENCE, TuningOptions
+from vl2.train.finetune.score import LOSS, HeldOutLoss, HeldOutPreference, Scores, score
 from vl2.train.finetune.split_data import OwnData, prepare
-from vl2.train.metrics import METRICS
 from vl2.train.parallel.parallelize import check_model
 from vl2.train.prepare import INDEXES, make_plan, open_stores
-from vl2.train.ranks import ONE, find_device, num_started
+from vl2.train.ranks import ONE, find_device, join, on_first_rank
 from vl2.train.recipe import Recipe
 from vl2.train.run import train
 from vl2.train.shard import shard
@@ -83,14 +83,24 @@ class TuningPlan:
             what = f"{adapter.method} {f'that goes on from {adapter.start}' if adapter.start else fresh}"
         records = stage.batch_size * stage.seq_len * self.fill / data.mean_tokens
         rates = "".join(f", {part} x {rate:g}" for part, rate in stage.rate_multipliers.items())
+        epochs = self.num_steps * records / data.num_train
         lines = [
             f"data     {_count_noun(data.num_train, 'record')} to train on, {data.num_held_out} held out{bad}",
             f"trained  {what}: {size.num_trained:,} of {size.parameters:,} parameters ({parts})",
             f"memory   weights {_size(size.weight_bytes)}, optimizer {_size(size.optimizer_bytes)}, and activations",
             f"steps    {self.num_steps} of about {records:.0f} records "
             f"({_count_noun(stage.batch_size, 'sequence')} of {stage.seq_len} tokens), "
-            f"rate {stage.learning_rate:g}{rates}",
+            f"rate {stage.learning_rate:g}{rates}; {epochs:.3g} epochs",
         ]
+        if size.adapted:
+            shares = (
+                f"{name} {one.parameters:,} in {_count_noun(one.layers, 'layer')}" for name, one in size.adapted.items()
+            )
+            lines.insert(2, f"adapted  {'; '.join(shares)}")
+        if not data.num_held_out:
+            lines.append(
+                "warning  nothing is held out: the run cannot tell when to stop, and the last weights are kept"
+            )
         if data.num_bare_boxes:
             lines.append(
                 f"warning  {data.num_bare_boxes} answers hold numbers like boxes without <|ref|> and <|det|>: to the "
@@ -104,7 +114,9 @@ class TuningResult:
     """The result of a fine-tuning run."""
 
     ended: Ended
-    step: int
+    step: int  # the last one
+    best_step: int | None = None  # the one with the lowest held-out loss, whose weights were written
+    is_unfinished: bool = False  # the held-out loss was still falling at the last of the planned steps
     folder: Path
     before: Scores | None = None  # None without held-out records
     on_the_way: tuple[tuple[int, float], ...] = ()  # (step, held-out loss after it) during training
@@ -116,6 +128,8 @@ class TuningResult:
         return {
             "ended": self.ended,
             "step": self.step,
+            "best_step": self.best_step,
+            "is_unfinished": self.is_unfinished,
             "before": None if self.before is None else self.before.to_dict(),
             "on_the_way": [{"step": step, "loss": loss} for step, loss in self.on_the_way],
             "after": None if self.after is None else self.after.to_dict(),
@@ -137,23 +151,26 @@ def plan(
 
     Raise UserError if anything is wrong, before any training.
     """
-    if num_started() > 1:
-        raise UserError(
-            f"fine-tuning runs in one process, got {num_started()}: start it without torchrun, or train over several "
-            "with a recipe and vl2 train (docs/finetuning.md)"
-        )
     asked = _fixed_options(location, options, num_held_out)
-    _check_folder(folder, asked, resume=resume)
+    num_ranks = _check_folder(folder, asked, options.num_ranks, resume=resume)
+    options = dataclasses.replace(options, num_ranks=num_ranks)
     checkpoint = locate_checkpoint(options.model)
     config = ModelConfig.from_file(checkpoint / "config.json")
     processor = Processor.from_folder(checkpoint)
     context = config.language_config.max_position_embeddings
     is_random = options.model == BUILT_IN and not any(checkpoint.glob("*.safetensors"))
     if not resume:
-        _write_json(folder / ABOUT, {"asked": asked, "before": None})
+        _write_json(folder / ABOUT, {"asked": asked, "num_ranks": num_ranks, "before": None})
     try:
         data = prepare(
-            location, folder, processor, max_tokens=context, num_held_out=num_held_out, seed=options.seed, say=say
+            location,
+            folder,
+            processor,
+            max_tokens=context,
+            num_held_out=num_held_out,
+            seed=options.seed,
+            say=say,
+            is_pairs=options.objective == "preference",
         )
         train_path = folder / split_data.FOLDER / split_data.TRAIN
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random)
@@ -161,7 +178,7 @@ def plan(
         size = trained_size(config, recipe.stage, recipe.adapter, DTYPES[recipe.engine.compute])
         if not size.num_trained:
             raise UserError("nothing is left to train: freeze fewer parts")
-        fill = _measure_fill(recipe, processor, folder, options.epochs)
+        fill = _measure_fill(recipe, processor, folder, options.epochs_of(data))
         recipe = options.recipe(data, folder, train_path, config=config, is_random=is_random, fill=fill)
     except UserError:
         if not resume:  # leave no files that would block the next attempt
@@ -175,17 +192,32 @@ def plan(
 def finetune(
     planned: TuningPlan, *, resume: bool = False, merge: bool = False, max_new_tokens: int = 128, quiet: bool = False
 ) -> TuningResult:
-    """Score the model, train it, write the result, and score that."""
+    """Score the model, train it, write the result, and score that.
+
+    Under torchrun, every rank calls this with the plan of the first one. The first rank alone scores and writes.
+    """
     folder = planned.folder
     records = _held_out(folder)
-    before = _score_before(planned, records, max_new_tokens)
-    watched = [HeldOutLoss(records)] if records else []
-    outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched)
+    engine = planned.recipe.engine
+    ranks = join(engine.device, engine.timeout_s)
+    before = on_first_rank(ranks, engine.timeout_s, lambda: _score_before(planned, records, max_new_tokens))
+    watched: list[Evaluation] = [HeldOutLoss(records)] if records else []
+    if records and planned.options.objective == "preference":
+        watched = [HeldOutPreference(records, planned.recipe.stage)]
+    watch = LossWatch(LOSS, patience=PATIENCE if planned.options.stops_early else None) if records else None
+    outcome = train(planned.recipe, resume=resume, quiet=quiet, evaluations=watched, watch=watch)
     gc.collect()  # free the trained model, which is in reference cycles, before the next model is loaded
+    on_the_way = tuple(evaluated(folder, LOSS))
     tuned = TuningResult(
-        ended=outcome.ended, step=outcome.step, folder=folder, before=before, on_the_way=_on_the_way(folder)
+        ended=outcome.ended,
+        step=outcome.step,
+        best_step=outcome.best_step,
+        is_unfinished=outcome.step == planned.num_steps and still_falls([loss for _, loss in on_the_way]),
+        folder=folder,
+        before=before,
+        on_the_way=on_the_way,
     )
-    if outcome.ended != "finished" or outcome.export is None:
+    if outcome.ended != "finished" or outcome.export is None:  # only the first rank has exported
         return tuned
     is_adapter = planned.recipe.adapter.is_used
     trained = outcome.export if is_adapter else _replace(outcome.export, folder / TUNED)
@@ -229,6 +261,8 @@ def score_rows(before: Scores, after: Scores) -> list[tuple[str, str, str]]:
     ]
     if before.box_accuracy is not None and after.box_accuracy is not None:
         rows.append(("boxes found", f"{before.box_accuracy:.1%}", f"{after.box_accuracy:.1%}"))
+    if before.preferred is not None and after.preferred is not None:
+        rows.append(("preferred", f"{before.preferred:.1%}", f"{after.preferred:.1%}"))
     return rows
 
 
@@ -258,12 +292,6 @@ def _score(planned: TuningPlan, trained: Path | None, records: Sequence[Record],
         vlm = load(name, adapter=start, device=options.device)
         model, processor = vlm.model, vlm.processor
     return score(model, processor, records, max_new_tokens=max_new_tokens)
-
-
-def _on_the_way(folder: Path) -> tuple[tuple[int, float], ...]:
-    """Return the steps at which a run evaluated the held-out records, and their loss, from its metrics file."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    return tuple((line["step"], line["evaluation"][LOSS]) for line in lines if "evaluation" in line)
 
 
 def _with_quantized_base(planned: TuningPlan, trained: Path | None) -> tuple[VL2, Processor]:
@@ -307,27 +335,36 @@ def _replace(source: Path, target: Path) -> Path:
 
 
 def _fixed_options(location: str, options: TuningOptions, num_held_out: int | None) -> dict[str, Any]:
-    """Return the options that a resumed run must repeat; the device, save interval and time limit may change."""
-    free = ("device", "save_every", "minutes")
+    """Return the options that a resumed run must repeat.
+
+    The device, save interval, time limit and number of ranks may change.
+    """
+    free = ("device", "save_every", "minutes", "num_ranks")
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in free}
     asked: dict[str, Any] = json.loads(json.dumps({"data": location, "num_held_out": num_held_out, **values}))
     return asked
 
 
-def _check_folder(folder: Path, asked: dict[str, Any], *, resume: bool) -> None:
+def _check_folder(folder: Path, asked: dict[str, Any], num_ranks: int, *, resume: bool) -> int:
+    """Return the number of ranks for which the run is planned: that of its beginning, also if it is resumed on others.
+
+    Raise UserError if the folder cannot be used.
+    """
     about = folder / ABOUT
     if not resume:
         if about.is_file():
             raise UserError(f"{folder} already has a fine-tuning run: resume it with --resume, or choose another --out")
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder} is not an empty folder: choose another --out")
-        return
+        return num_ranks
     if not about.is_file():
         raise UserError(f"there is nothing to resume in {folder}")
-    before = json.loads(about.read_text(encoding="utf-8"))["asked"]
+    begun = json.loads(about.read_text(encoding="utf-8"))
+    before = begun["asked"]
     changed = [name for name in asked if asked[name] != before.get(name)]
     if changed:
         raise UserError(f"{folder} was begun with another {changed[0].replace('_', '-')}: {before.get(changed[0])!r}")
+    return int(begun["num_ranks"])
 
 
 def _write_json(path: Path, values: Any) -> None:

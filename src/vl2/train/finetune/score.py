@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 
-from vl2.data.pack import pack_samples
+from vl2.data.pack import Packed, pack_samples
 from vl2.data.record import Record
 from vl2.model import VL2
 from vl2.process.grounding import parse_tolerant
 from vl2.process.processor import Processor
 from vl2.train.evaluation import HeldOut, answer_of, num_found
 from vl2.train.loss import next_token_loss
+from vl2.train.preference import answer_log_probs, pair_losses
+from vl2.train.stage import Stage
 
-LOSS = "held-out/loss"
+LOSS, ACCURACY = "held-out/loss", "held-out/preference_accuracy"
 MOST_WATCHED = 64  # the most records for the held-out loss during training
 
 
@@ -28,6 +30,7 @@ class Scores:
     exact_match: float
     box_accuracy: float | None  # the share of expected boxes found at IoU 0.5; None if no boxes are expected
     answers: tuple[str, ...]
+    preferred: float | None = None  # the share of pairs whose chosen answer is likelier; None if not all are pairs
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,6 +53,7 @@ def score(model: VL2, processor: Processor, records: Sequence[Record], *, max_ne
         exact_match=sum(matched) / len(matched),
         box_accuracy=found / num_wanted if num_wanted else None,
         answers=tuple(answer.strip() for answer in answers),
+        preferred=preferred_share(model, processor, records) if all(record.rejected for record in records) else None,
     )
 
 
@@ -74,3 +78,36 @@ def answer_loss(model: VL2, processor: Processor, records: Sequence[Record]) -> 
         summed, loss_n = next_token_loss(states_SD, pack.labels, model.language.lm_head.weight)
         total, count = total + float(summed), count + len(loss_n)
     return total / max(count, 1)
+
+
+class HeldOutPreference:
+    """An `Evaluation` of the preference loss of the first held-out pairs, and of the share with a positive margin."""
+
+    def __init__(self, records: Sequence[Record], stage: Stage) -> None:
+        self._records, self._stage = records[:MOST_WATCHED], stage
+
+    @torch.no_grad()
+    def __call__(self, model: VL2, processor: Processor, step: int) -> dict[str, float]:
+        loss, positive = 0.0, 0
+        for record in self._records:
+            pack = _pair_pack(record, processor).to(model.device)
+            pair = pair_losses(model, pack, model.states(pack).states_BSD[0], self._stage)
+            loss, positive = loss + float(pair.loss_p), positive + int(pair.margin_p > 0)
+        return {LOSS: loss / len(self._records), ACCURACY: positive / len(self._records)}
+
+
+@torch.no_grad()
+def preferred_share(model: VL2, processor: Processor, records: Sequence[Record]) -> float:
+    """Return the share of pairs whose chosen answer has a higher probability than the rejected one."""
+    count = 0
+    for record in records:
+        pack = _pair_pack(record, processor).to(model.device)
+        states_SD = model.states(pack).states_BSD[0]
+        chosen, rejected = answer_log_probs(states_SD, pack, model.language.lm_head.weight).tolist()
+        count += chosen > rejected
+    return count / len(records)
+
+
+def _pair_pack(record: Record, processor: Processor) -> Packed:
+    both = (record, record.with_rejected())
+    return pack_samples([processor.encode(one.to_turns(), train=True, name=one.id) for one in both], processor)

@@ -27,6 +27,8 @@ from vl2.train.evaluation import is_answered
 
 FOLDER, TRAIN, HELD_OUT, ABOUT = "data", "train.tar", "held-out.tar", "about.json"
 HELD_OUT_PART, MOST_HELD_OUT = 0.1, 64
+# A loss over fewer records says little about when to stop; but no more than a quarter of a small set.
+LEAST_HELD_OUT, MOST_HELD_OUT_PART = 8, 0.25
 # Four numbers in brackets in an answer without tags: boxes that the model would learn as plain text.
 _BARE_BOX = re.compile(r"[\[(]\s*\d+(?:\.\d+)?(?:\s*,\s*\d+(?:\.\d+)?){3}\s*[\])]")
 
@@ -63,18 +65,28 @@ class _RecordInfo:
 
 
 def prepare(
-    location: str, folder: Path, processor: Processor, *, max_tokens: int, num_held_out: int | None, seed: int, say: Say
+    location: str,
+    folder: Path,
+    processor: Processor,
+    *,
+    max_tokens: int,
+    num_held_out: int | None,
+    seed: int,
+    say: Say,
+    is_pairs: bool = False,
 ) -> OwnData:
     """Validate the data at a location, split it and write it into the run's folder, unless that is already done.
 
-    `num_held_out` defaults to a tenth of the records, at most 64. Records with the same image are held out together;
-    documents are never held out. `say` gets one line for every bad record. Raise UserError if no record is valid.
+    `num_held_out` defaults to `default_held_out` of the records. Records with the same image are held out together;
+    documents are never held out. With `is_pairs`, a record without a rejected answer is bad, and one counts with both
+    answers. `say` gets one line for every bad record. Raise UserError if no record is valid.
     """
     own = folder / FOLDER
     if (own / ABOUT).is_file():
         return OwnData(**json.loads((own / ABOUT).read_text(encoding="utf-8")))
     bad: Counter[str] = Counter()
-    seen = [_inspect(record, processor) for record in _valid_records(location, processor, max_tokens, bad, say)]
+    valid = _valid_records(location, processor, max_tokens, bad, say, is_pairs=is_pairs)
+    seen = [_inspect(record, processor, is_pairs) for record in valid]
     num_bad = sum(bad.values())
     if not seen:
         raise UserError(f"nothing in {location} can be trained on: {num_bad} records are bad")
@@ -92,13 +104,21 @@ def prepare(
         most_tiles=max(one.num_tiles for one in seen),
         tokens=dict(sorted(tokens.items())),
     )
-    _write(location, own, processor, max_tokens, held_out, data)
+    _write(location, own, processor, max_tokens, held_out, data, is_pairs)
     return data
 
 
-def _write(location: str, own: Path, processor: Processor, max_tokens: int, held_out: set[int], data: OwnData) -> None:
+def _write(
+    location: str,
+    own: Path,
+    processor: Processor,
+    max_tokens: int,
+    held_out: set[int],
+    data: OwnData,
+    is_pairs: bool,
+) -> None:
     def records(is_held_out: bool) -> Iterator[Record]:
-        again = _valid_records(location, processor, max_tokens, Counter(), lambda text: None)
+        again = _valid_records(location, processor, max_tokens, Counter(), lambda text: None, is_pairs=is_pairs)
         return (record for number, record in enumerate(again) if (number in held_out) == is_held_out)
 
     try:
@@ -113,11 +133,11 @@ def _write(location: str, own: Path, processor: Processor, max_tokens: int, held
 
 
 def _valid_records(
-    location: str, processor: Processor, max_tokens: int, bad: Counter[str], say: Say
+    location: str, processor: Processor, max_tokens: int, bad: Counter[str], say: Say, *, is_pairs: bool
 ) -> Iterator[Record]:
     """Yield the valid records, and report the first problem of each other one with `say`."""
     for checked in validate(read_own(location), processor=processor, max_tokens=max_tokens):
-        problems = list(_problems(checked))
+        problems = list(_problems(checked, is_pairs))
         if problems or checked.located is None:
             bad[problems[0].kind] += 1
             say(str(problems[0]))
@@ -125,12 +145,15 @@ def _valid_records(
             yield checked.located.record
 
 
-def _problems(checked: Checked) -> Iterator[Problem]:
+def _problems(checked: Checked, is_pairs: bool) -> Iterator[Problem]:
     """Yield the problems that exclude a record. Here a record that is too long is excluded, not just a warning."""
     yield from checked.problems
     if checked.located is None or checked.problems:
         return
     record = checked.located.record
+    if is_pairs and not record.rejected:
+        why = "it has no rejected answer, and preferences are learned from pairs"
+        yield Problem(place=checked.located.place, id=record.id, kind="record", why=why)
     for message in record.messages:
         text = "".join(record.with_boxes(part.text or "") for part in message.parts)
         if message.role == "assistant" and (DET in text or END_DET in text):
@@ -141,8 +164,8 @@ def _problems(checked: Checked) -> Iterator[Problem]:
                 yield Problem(place=checked.located.place, id=record.id, kind="encode", why=why)
 
 
-def _inspect(record: Record, processor: Processor) -> _RecordInfo:
-    counts = count_tokens(record, processor)
+def _inspect(record: Record, processor: Processor, is_pair: bool) -> _RecordInfo:
+    counts = count_tokens(record, processor, is_pair=is_pair)
     first = record.images[0].data if record.images else record.id.encode()
     answers = [part.text or "" for m in record.messages if m.role == "assistant" for part in m.parts]
     return _RecordInfo(
@@ -155,13 +178,19 @@ def _inspect(record: Record, processor: Processor) -> _RecordInfo:
     )
 
 
+def default_held_out(num_records: int) -> int:
+    """Return a tenth of the records, at least 8 and at most 64, but never more than a quarter."""
+    floor = min(LEAST_HELD_OUT, int(num_records * MOST_HELD_OUT_PART))
+    return min(MOST_HELD_OUT, max(floor, int(num_records * HELD_OUT_PART)))
+
+
 def _choose_held_out(seen: list[_RecordInfo], wanted: int | None, seed: int) -> set[int]:
     """Return the numbers of the held-out records: whole groups, in an order that depends on seed and image alone.
 
     Groups with a record without an answer are not held out.
     """
     if wanted is None:
-        wanted = min(MOST_HELD_OUT, int(len(seen) * HELD_OUT_PART))
+        wanted = default_held_out(len(seen))
     groups: dict[bytes, list[int]] = {}
     for number, one in enumerate(seen):
         groups.setdefault(one.group, []).append(number)
