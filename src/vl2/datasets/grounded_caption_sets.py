@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from vl2.data.json_stream import Row
 from vl2.data.raw_files import (
     Json,
-    Row,
     find_file,
     find_files,
     image_bytes,

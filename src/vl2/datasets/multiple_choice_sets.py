@@ -10,17 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vl2.data.raw_files import (
-    Json,
-    Row,
-    find_file,
-    find_files,
-    image_bytes,
-    image_file,
-    jsonl_rows,
-    read_json,
-    read_text,
-)
+from vl2.data.json_stream import Row
+from vl2.data.raw_files import Json, find_file, find_files, image_bytes, image_file, jsonl_rows, read_json, read_text
 from vl2.data.record import Record, StoredImage
 from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.datasets.question_answers import choice_question, converse, short_question
