@@ -206,6 +206,7 @@ def test_a_prompt_stands_for_a_question_and_a_number_is_an_answer(tmp_path: Path
     "conversations",
     [
         [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}],
+        [{"user": "What is it?", "assistant": "A cat.", "source": "a"}],
         [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A cat."}],
     ],
 )

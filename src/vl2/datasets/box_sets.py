@@ -14,7 +14,7 @@ from vl2.data.raw_files import Json, find_file, image_bytes, image_file, parquet
 from vl2.data.record import BoxPx, Record
 from vl2.datasets.box_questions import Query, absent_queries, box_of_xywh, check_size, clip_box, locate_records
 from vl2.datasets.coco_sets import read_instances
-from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered, rows_of_split
+from vl2.datasets.conversion import Conversion, Converted, convert_rows, rows_of_split
 from vl2.errors import UserError
 
 # The labels used in questions, by the names in the files.
@@ -54,32 +54,6 @@ def read_boxed_photos(conversion: Conversion) -> Converted:
     return convert_rows(
         rows if conversion.split == "all" else rows_of_split(rows, "upstream_split", conversion.split), make
     )
-
-
-def read_waveui(conversion: Conversion) -> Converted:
-    """Read WaveUI-25k: elements of web, desktop and phone screens, one element with its box per row.
-
-        data/train-00000-of-00022.parquet   image, bbox: [x0, y0, x1, y1] in pixels, resolution, name, description, ...
-
-    Questions use the description of an element, or its name if there is none. The other elements of a screen have no
-    boxes, so there are no queries for absent ones.
-    """
-    rows = parquet_rows(
-        parquet_files(conversion.folder, conversion.split), ("image", "bbox", "name", "description"), batch_rows=4
-    )
-
-    def make(row: tuple[int, Json]) -> Iterator[Record]:
-        number, element = row
-        image = image_bytes(element["image"], f"of row {number}")
-        if element.get("resolution"):
-            check_size(dict(zip(("width", "height"), element["resolution"], strict=True)), image)
-        label = (element["description"] or element["name"] or "").strip().rstrip(".")
-        if not label:
-            raise UserError("the element has no description and no name")
-        box = clip_box(element["bbox"], (image.width, image.height))
-        yield from locate_records(conversion, number, image, [Query(label=label, boxes_px=(box,))])
-
-    return convert_rows(numbered(rows), make)
 
 
 def read_refcoco(conversion: Conversion) -> Converted:

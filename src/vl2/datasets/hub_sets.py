@@ -34,7 +34,8 @@ class HubSettings:
     """How the rows of a set become records: the settings of a recipe's source.
 
     `columns` maps what a record needs to the names of the set's columns: `images` (one image or a list), and either
-    `question` and `answer`, or `conversations` (LLaVA's from and value, or role and content), or `text` (documents).
+    `question` and `answer`, or `conversations` (entries with from and value, role and content, or user and assistant),
+    or `text` (documents).
     """
 
     columns: Mapping[str, str]
@@ -187,7 +188,7 @@ def _hub_record(conversion: Conversion, settings: HubSettings, number: int, row:
     images = _images(value.get("images"), number)
     category = conversion.category if images else "text"
     if "conversations" in value:
-        turns = [_turn(turn) for turn in value["conversations"]]
+        turns = [each for turn in value["conversations"] for each in _turns(turn)]
         return record(conversion, number, to_messages(turns, len(images)), images, category=category)
     question = _text(value["question"], "question") if "question" in value else settings.prompt
     question = short_question(question) if settings.short_answers else question
@@ -208,11 +209,16 @@ def _text(value: Any, what: str) -> str:
     return str(value)
 
 
-def _turn(turn: Any) -> Json:
-    """Return a turn in LLaVA's form; a turn may also have a role and content, a text or a list of parts."""
+def _turns(turn: Any) -> list[Json]:
+    """Return the turns of an entry in LLaVA's form.
+
+    An entry may have from and value, or role and content (a text or a list of parts), or user and assistant.
+    """
     if "from" in turn:
-        return {"from": turn["from"], "value": turn["value"]}
+        return [{"from": turn["from"], "value": turn["value"]}]
+    if "user" in turn:
+        return [{"from": role, "value": turn[role]} for role in ("user", "assistant")]
     content = turn["content"]
     if not isinstance(content, str):
         content = "".join("<image>" if part["type"] == "image" else part["text"] for part in content)
-    return {"from": turn["role"], "value": content}
+    return [{"from": turn["role"], "value": content}]

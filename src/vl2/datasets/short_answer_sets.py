@@ -1,4 +1,4 @@
-"""Converters of short-answer datasets: VQAv2, GQA, TextVQA, DocVQA, InfographicVQA and ChartQA."""
+"""Converters of short-answer datasets: VQAv2, GQA, KVQA, TextVQA, DocVQA, InfographicVQA and ChartQA."""
 
 from __future__ import annotations
 
@@ -139,6 +139,32 @@ def read_infovqa(conversion: Conversion) -> Converted:
         conversion.folder, *(f"{folder}{name}" for folder in ("infographicsvqa_qas/", "") for name in names)
     )
     return read_questions(conversion, path, "image_local_name", ("infographicsvqa_images/", "images/", ""))
+
+
+def read_kvqa(conversion: Conversion) -> Converted:
+    """Read KVQA: questions about the people in images of Wikipedia, which need knowledge of the world.
+
+        dataset.json          {"39346": {imgPath: "KVQAimgs/39346.jpg", Questions: [...], Answers: [...], wikiCap, ...}}
+        KVQAimgs/39346.jpg
+
+    The questions about an image are turns of one record. The image's caption names the people, without whom most
+    questions have no answer, so it is given with the first question. The split must be `all`: the file gives each
+    image a number in each of five divisions, and we could not confirm what the numbers mean.
+    """
+    if conversion.split != "all":
+        raise UserError(f"the split of kvqa must be all, got {conversion.split!r}")
+
+    def make(row: tuple[str, Json]) -> Iterator[Record]:
+        id, content = row
+        image = image_file(conversion.folder, content["imgPath"])
+        caption = f"The image's caption: {content['wikiCap'].strip()}\n" if content.get("wikiCap") else ""
+        # Answers that are counts are numbers in the file.
+        pairs = zip(content["Questions"], map(str, content["Answers"]), strict=True)
+        turns = [(short_question(question), answer) for question, answer in pairs]
+        turns[0] = caption + turns[0][0], turns[0][1]
+        yield converse(conversion, id, turns, [image])
+
+    return convert_rows(object_rows(find_file(conversion.folder, "dataset.json")), make)
 
 
 def read_chartqa(conversion: Conversion) -> Converted:
