@@ -17,7 +17,7 @@ from vl2.errors import UserError
 
 Json = dict[str, Any]
 CACHE_KIB = 16_384
-_BATCH = 10_000  # rows inserted at a time
+_BATCH = 1_000  # rows inserted at a time
 _LARGEST = 2**63 - 1  # of SQLite's integers
 
 

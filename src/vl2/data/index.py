@@ -5,7 +5,8 @@ that a record states, which are the sizes of the upright image. If the loader fi
 length, it reports that record and leaves it out (see `loader.py`). A test checks that the counts equal those of
 `Processor.encode`.
 
-Arrays have one entry for each of N records. Counts are of whole samples, visual tokens included.
+Arrays have one entry for each of N records. Counts are of whole samples, visual tokens included. Every rank holds the
+arrays of all records, so they have the narrowest types that are safe: docs/scale.md says what a record costs.
 """
 
 from __future__ import annotations
@@ -87,9 +88,15 @@ def count_tokens(record: Record, processor: Processor, *, mask_prompt: bool = Tr
 
 
 Ints = NDArray[np.int64]
+Counts = NDArray[np.integer[Any]]  # sums are of 64 bits: numpy widens them
 
 _FORMAT = 2  # of the .npz file
-_ARRAYS = ("categories", "num_tokens", "num_trained", "num_tiles")
+_ARRAYS: dict[str, Any] = {
+    "categories": np.uint8,
+    "num_tokens": np.int32,
+    "num_trained": np.int32,
+    "num_tiles": np.int32,
+}
 # The token ids of this text distinguish vocabularies of the same size.
 _PROBE = "The quick brown fox, 12,345.67 <|ref|>图片<|/ref|> naïve"
 
@@ -117,10 +124,10 @@ class SourceIndex:
 
     name: str  # of the store
     category: str
-    records: Ints  # [N], numbers in the store
-    num_tokens: Ints  # [N]
-    num_trained: Ints  # [N]
-    num_tiles: Ints  # [N]
+    records: Counts  # [N], numbers in the store
+    num_tokens: Counts  # [N]
+    num_trained: Counts  # [N]
+    num_tiles: Counts  # [N]
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
@@ -142,6 +149,8 @@ class SourceIndex:
 
     def take(self, chosen: NDArray[np.bool_]) -> SourceIndex:
         """Return an index of the chosen records only."""
+        if chosen.all():
+            return self
         return SourceIndex(
             name=self.name,
             category=self.category,
@@ -162,10 +171,10 @@ class StoreIndex:
     name: str
     settings: str  # checksum of everything besides the records that the counts depend on
     files: str = ""  # checksum of the files that hold the records; "" if unknown
-    categories: Ints  # [N], positions in CATEGORIES
-    num_tokens: Ints  # [N]
-    num_trained: Ints  # [N]
-    num_tiles: Ints  # [N]
+    categories: Counts  # [N], positions in CATEGORIES
+    num_tokens: Counts  # [N]
+    num_trained: Counts  # [N]
+    num_tiles: Counts  # [N]
     problems: tuple[LostRecord, ...] = ()
 
     def __len__(self) -> int:
@@ -177,16 +186,21 @@ class StoreIndex:
 
     def _sources(self) -> Iterator[SourceIndex]:
         for number, category in enumerate(CATEGORIES):
-            places = np.flatnonzero((self.categories == number) & (self.num_tokens > 0))
-            if len(places):
-                yield SourceIndex(
-                    name=self.name,
-                    category=category,
-                    records=places,
-                    num_tokens=self.num_tokens[places],
-                    num_trained=self.num_trained[places],
-                    num_tiles=self.num_tiles[places],
-                )
+            chosen = (self.categories == number) & (self.num_tokens > 0)
+            if not chosen.any():
+                continue
+            places: Counts = np.flatnonzero(chosen)
+            if len(self) < 2**31:
+                places = places.astype(np.int32)
+            own: Any = slice(None) if len(places) == len(self) else places  # all records are of one category: no copy
+            yield SourceIndex(
+                name=self.name,
+                category=category,
+                records=places,
+                num_tokens=self.num_tokens[own],
+                num_trained=self.num_trained[own],
+                num_tiles=self.num_tiles[own],
+            )
 
     def save(self, path: Path | str) -> None:
         """Write the index to one .npz file atomically. Raise UserError if that fails."""
@@ -199,11 +213,12 @@ class StoreIndex:
             "files": self.files,
             "problems": problems,
         }
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: getattr(self, name).astype(kind) for name, kind in _ARRAYS.items()}
         partial = path.with_name(f"{path.name}.partial")
         try:
             with partial.open("wb") as file:
-                np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+                # Not compressed: that halves the file, and takes longer than all the rest.
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
             partial.replace(path)
         except OSError as error:
             raise UserError(f"cannot write the index {path}: {error.strerror}") from None
@@ -220,7 +235,7 @@ class StoreIndex:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                arrays: dict[str, Any] = {name: file[name].astype(np.int64) for name in _ARRAYS}
+                arrays: dict[str, Any] = {name: file[name].astype(kind, copy=False) for name, kind in _ARRAYS.items()}
             name, settings, version = about["name"], about["settings"], about["format"]
             counted = about.get("files")  # missing before format 2, which is refused below
             problems = tuple(LostRecord(source=name, record=r, message=m) for r, m in about["problems"])
@@ -272,7 +287,7 @@ def build_index(
     A record that cannot be read or counted is listed in the index's `problems`. `after_each` is called after every
     record, for progress displays.
     """
-    rows = np.zeros((len(records), 4), dtype=np.int64)
+    rows = np.zeros((len(records), 4), dtype=np.int32)
     problems: list[LostRecord] = []
     for place in range(len(records)):
         try:
@@ -290,7 +305,7 @@ def build_index(
         settings=settings_checksum(processor, mask_prompt=mask_prompt),
         files=files,
         problems=tuple(problems),
-        **dict(zip(_ARRAYS, np.ascontiguousarray(rows.T), strict=True)),
+        **{name: rows[:, column].astype(kind) for column, (name, kind) in enumerate(_ARRAYS.items())},
     )
 
 
@@ -303,8 +318,9 @@ def one_line(error: Exception) -> str:
 def too_long(sources: Sequence[SourceIndex], seq_len: int) -> tuple[LostRecord, ...]:
     """List the records that are longer than `seq_len` tokens."""
     return tuple(
-        LostRecord(source=source.name, record=int(source.records[i]), message=f"{length} tokens > {seq_len}")
+        LostRecord(
+            source=source.name, record=int(source.records[i]), message=f"{source.num_tokens[i]} tokens > {seq_len}"
+        )
         for source in sources
-        for i, length in enumerate(source.num_tokens.tolist())
-        if length > seq_len
+        for i in np.flatnonzero(~source.is_fitting(seq_len))
     )
