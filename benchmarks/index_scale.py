@@ -68,7 +68,8 @@ def measure(records: int) -> dict[str, str]:
         saved = time.perf_counter() - began
         size = path.stat().st_size
         # The peak of writing must not hide that of planning, so planning runs in a process of its own.
-        planner = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}; import index_scale; index_scale.plan(sys.argv[1])"
+        where = [str(Path(__file__).parent), *sys.path]
+        planner = f"import sys; sys.path[:0] = {where!r}; import index_scale; index_scale.plan(sys.argv[1])"
         made = subprocess.run([sys.executable, "-c", planner, str(path)], check=True, capture_output=True, text=True)
     return {
         "file": f"{size / records:.1f} B/record",

@@ -94,8 +94,8 @@ def measure(rows: int) -> None:
         assert report.kept == rows, report
         written = sum(path.stat().st_size for path in Path("out").rglob("*.parquet"))
         print(
-            f"{rows:,} rows, {size / 1e6:.0f} MB read and {written / 1e6:.0f} MB written on workers; through the driver "
-            f"{moved['tasks']:,} B of tasks and {moved['results']:,} B of results; its peak memory grew by "
+            f"{rows:,} rows, {size / 1e6:.0f} MB read and {written / 1e6:.0f} MB written on workers; by the driver "
+            f"{moved['tasks']:,} B of tasks and {moved['results']:,} B of results; its peak grew by "
             f"{peak_mb() - warm:.0f} MB"
         )
         ray.shutdown()

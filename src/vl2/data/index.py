@@ -318,9 +318,8 @@ def one_line(error: Exception) -> str:
 def too_long(sources: Sequence[SourceIndex], seq_len: int) -> tuple[LostRecord, ...]:
     """List the records that are longer than `seq_len` tokens."""
     return tuple(
-        LostRecord(
-            source=source.name, record=int(source.records[i]), message=f"{source.num_tokens[i]} tokens > {seq_len}"
-        )
+        LostRecord(source=source.name, record=int(record), message=f"{length} tokens > {seq_len}")
         for source in sources
-        for i in np.flatnonzero(~source.is_fitting(seq_len))
+        for long in (~source.is_fitting(seq_len),)
+        for record, length in zip(source.records[long], source.num_tokens[long], strict=True)
     )
