@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vl2.data.ray_map import map_in_order
 from vl2.data.record import CATEGORIES, Record
 from vl2.errors import UserError
 from vl2.grid import Grid, num_tiles
@@ -273,6 +274,9 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
+_RANGE = 500  # records counted at a time
+
+
 def build_index(
     name: str,
     records: RecordStore,
@@ -281,25 +285,25 @@ def build_index(
     files: str = "",
     mask_prompt: bool = True,
     after_each: Callable[[], None] = lambda: None,
+    processes: int = 1,
 ) -> StoreIndex:
     """Read every record of a store once and count its tokens and tiles.
 
-    A record that cannot be read or counted is listed in the index's `problems`. `after_each` is called after every
-    record, for progress displays.
+    A record that cannot be read or counted is listed in the index's `problems`. `after_each` is called for every
+    record, for progress displays. With several processes the store and the processor are pickled; the index is the
+    same.
     """
     rows = np.zeros((len(records), 4), dtype=np.int32)
     problems: list[LostRecord] = []
-    for place in range(len(records)):
-        try:
-            record = records[place]
-            counts = count_tokens(record, processor, mask_prompt=mask_prompt)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged shard may raise anything; it affects this record only
-            problems.append(LostRecord(source=name, record=place, message=one_line(error)))
-        else:
-            rows[place] = (CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles)
-        after_each()
+    ranges = [range(start, min(start + _RANGE, len(records))) for start in range(0, len(records), _RANGE)]
+    count = _CountRange(name=name, records=records, processor=processor, mask_prompt=mask_prompt)
+    for places, counted in zip(ranges, map_in_order(count, ranges, processes=processes), strict=True):
+        for place, found in zip(places, counted, strict=True):
+            if isinstance(found, LostRecord):
+                problems.append(found)
+            else:
+                rows[place] = found
+            after_each()
     return StoreIndex(
         name=name,
         settings=settings_checksum(processor, mask_prompt=mask_prompt),
@@ -307,6 +311,29 @@ def build_index(
         problems=tuple(problems),
         **{name: rows[:, column].astype(kind) for column, (name, kind) in enumerate(_ARRAYS.items())},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CountRange:
+    """Counts the records of a range: category, tokens, labels in the loss and tiles of each, or why it is lost."""
+
+    name: str
+    records: RecordStore
+    processor: Processor
+    mask_prompt: bool
+
+    def __call__(self, places: range) -> list[tuple[int, int, int, int] | LostRecord]:
+        return [self._count(place) for place in places]
+
+    def _count(self, place: int) -> tuple[int, int, int, int] | LostRecord:
+        try:
+            record = self.records[place]
+            counts = count_tokens(record, self.processor, mask_prompt=self.mask_prompt)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged shard may raise anything; it affects this record only
+            return LostRecord(source=self.name, record=place, message=one_line(error))
+        return CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles
 
 
 def one_line(error: Exception) -> str:

@@ -46,19 +46,33 @@ def map_in_order(
 
 def _process_map(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
     # Processes are spawned, because forking a process whose libraries run threads can hang.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    # The function is sent once to each, because it may hold much, such as a list of all records of a store.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_set_function, initargs=(function,))
     remaining, waiting = iter(items), deque[Future[Result]]()
     try:
         for item in islice(remaining, 2 * processes):
-            waiting.append(pool.submit(function, item))
+            waiting.append(pool.submit(_call_function, item))
         while waiting:
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(remaining, 1))
+            waiting.extend(pool.submit(_call_function, item) for item in islice(remaining, 1))
     except BrokenProcessPool:
         why = "too little memory, or a main program that cannot be imported"
         raise UserError(f"a process ended abruptly: {why}") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+_function: Callable[[Any], Any]  # of a process of `_process_map`
+
+
+def _set_function(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call_function(item: Any) -> Any:
+    return _function(item)
 
 
 def _ray_map(function: Callable[[Item], Result], items: Iterable[Item], window: int) -> Iterator[Result]:
