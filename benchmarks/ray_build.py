@@ -32,13 +32,15 @@ settings = {columns = {images = "image", question = "query", answer = "label"}, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[2_000, 20_000])
+    parser.add_argument("--processes", type=int, default=0, help="build in processes here instead of on Ray")
     parser.add_argument("--child", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        measure(given.child)
+        measure(given.child, given.processes)
         return
     for rows in given.rows:
-        subprocess.run([sys.executable, __file__, "--child", str(rows)], check=True)
+        more = ["--child", str(rows), "--processes", str(given.processes)]
+        subprocess.run([sys.executable, __file__, *more], check=True)
 
 
 def write_set(folder: Path, rows: int) -> int:
@@ -65,9 +67,7 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
-def measure(rows: int) -> None:
-    import ray
-
+def measure(rows: int, processes: int) -> None:
     from vl2.curate import stage_build
     from vl2.curate.stage_recipe import read_recipe
     from vl2.data import ray_map
@@ -86,9 +86,12 @@ def measure(rows: int) -> None:
         size = write_set(Path("set"), rows)
         # The set is written by this process, so that its peak is known before the build.
         Path("stage.toml").write_text(RECIPE, encoding="utf-8")
-        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=100 * 2**20)
+        how = stage_build.BuildOptions(processes=processes) if processes else stage_build.BuildOptions(on="ray")
+        if not processes:
+            import ray
+
+            ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=100 * 2**20)
         stage_build.map_in_order = counted
-        how = stage_build.BuildOptions(on="ray")
         warm = peak_mb()
         (report,) = stage_build.build_stage(read_recipe("stage.toml"), Path("out"), load=no_processor, how=how)
         assert report.kept == rows, report
@@ -98,7 +101,6 @@ def measure(rows: int) -> None:
             f"{moved['tasks']:,} B of tasks and {moved['results']:,} B of results; its peak grew by "
             f"{peak_mb() - warm:.0f} MB"
         )
-        ray.shutdown()
 
 
 def no_processor() -> Any:
