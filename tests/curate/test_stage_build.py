@@ -160,7 +160,7 @@ def test_the_tables_of_a_set_are_drawn_where_a_recipe_says_so(here: Path) -> Non
             "source drawn-shapes is not drawn: it takes no settings",
         ),
         ('from = "easy_vqa"', "", "source drawn-shapes is converted: it needs from"),
-        ('records = "own.jsonl"', "", "source own must have one of draw, convert, records, it has 0"),
+        ('records = "own.jsonl"', "", "source own must have one of draw, convert, hub, records, it has 0"),
         ('"own"', '"names"', "two sources are called names"),
         ('"own"', '"a/b"', "the name of a source must be usable as a file name, got 'a/b'"),
         ('"damaged"', '"damged"', "no filter is called 'damged': did you mean damaged?"),

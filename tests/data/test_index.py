@@ -10,6 +10,7 @@ import pytest
 
 from tests.data.loader_case import make_processor, make_record, make_stores
 from tests.data.sample_records import page
+from vl2.data import index as index_module
 from vl2.data.index import StoreIndex, build_index, count_tokens, settings_checksum
 from vl2.data.record import Message, Part, Record
 from vl2.data.store import Records, open_random, write_records
@@ -83,6 +84,20 @@ def test_an_unreadable_record_is_listed_and_the_others_go_on() -> None:
     index = build_index("broken", BrokenStore(), make_processor())
     assert [(p.record, p.message) for p in index.problems] == [(1, "OSError: the shard is cut off")]
     assert index.sources()[0].records.tolist() == [0, 2]
+
+
+def test_processes_count_what_one_process_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "_RANGE", 3)
+    records = [make_record("text" if number % 3 else "caption", number) for number in range(8)]
+    write_records(records, str(tmp_path / "a.tar"))
+    store = open_random(str(tmp_path / "a.tar"))
+    calls: list[None] = []
+    alone = build_index("texts", store, make_processor(), after_each=lambda: calls.append(None))
+    both = build_index("texts", store, make_processor(), processes=2)
+    assert len(calls) == len(alone) == 8
+    for column in ("categories", "num_tokens", "num_trained", "num_tiles"):
+        assert getattr(both, column).tolist() == getattr(alone, column).tolist()
+    assert both.problems == alone.problems == ()
 
 
 def test_an_index_survives_its_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,21 @@ def test_refcoco_as_parquet(tmp_path: Path) -> None:
         read("refcoco", tmp_path, split="val", negatives=0.5)
 
 
-def test_refcoco_never_opens_the_pickle(tmp_path: Path) -> None:
-    (tmp_path / "refs(unc).p").write_bytes(b"anything")
-    with pytest.raises(UserError, match="not safe"):
+def test_refcoco_from_its_pickle_as_from_json(tmp_path: Path) -> None:
+    images = [f"train2014/COCO_train2014_0000000000{n}.jpg" for n in (72, 73)]
+    folder = layout(tmp_path, "refcoco", images)
+    expected = read("refcoco", folder, negatives=1.0)
+    refs = json.loads((folder / "refs(unc).json").read_text())
+    (folder / "refs(unc).json").unlink()
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    records, problems = read("refcoco", folder, negatives=1.0)
+    assert records == expected[0]
+    assert [problem.why for problem in problems] == [problem.why for problem in expected[1]]
+
+
+def test_refcoco_refuses_a_pickle_that_calls_something(tmp_path: Path) -> None:
+    (tmp_path / "refs(unc).p").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    with pytest.raises(UserError, match=r"refs\(unc\).p is refused: .* with GLOBAL \('os system'\)"):
         read("refcoco", tmp_path)
 
 

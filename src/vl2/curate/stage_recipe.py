@@ -2,7 +2,7 @@
 
     seed = 1
     format = "parquet"                 # or tar, jsonl
-    shard_records = 1000
+    shard_records = 1000               # the most records in a file, and the unit of a build that goes on after a stop
 
     [[source]]                         # synthetic records
     name = "scenes"
@@ -18,6 +18,12 @@
     split = "train2017"
     settings = {draw_tables = true}    # for wikitables and tabfact: draw the tables as images
     filter = [{name = "tiny", min_side_px = 64}]
+
+    [[source]]                         # any dataset in the layout of the Hugging Face hub
+    name = "charts"
+    hub = "HuggingFaceM4/ChartQA"      # read as a stream from the hub, or from a copy: from = "sets/chartqa"
+    split = "train"
+    settings = {columns = {images = "image", question = "query", answer = "label"}, category = "table_chart"}
 
     [[source]]                         # existing records
     name = "own"
@@ -39,24 +45,26 @@ from vl2.curate.filters.filter_catalog import FILTERS
 from vl2.data.setting_values import Values, arguments, nearest
 from vl2.data.store.locations import ENDINGS
 from vl2.datasets import CATALOG
+from vl2.datasets.hub_sets import HubSettings, hub_location
 from vl2.errors import UserError
 from vl2.files import read_toml
 from vl2.synth.catalog import make_source
 
-_KINDS = ("draw", "convert", "records")
+_KINDS = ("draw", "convert", "hub", "records")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry:
-    """One source of a stage; exactly one of `draw`, `convert` and `records` is set and determines the kind."""
+    """One source of a stage; exactly one of `draw`, `convert`, `hub` and `records` is set and determines the kind."""
 
     name: str
     draw: str = ""
     convert: str = ""
+    hub: str = ""  # OWNER/NAME of a set on the hub
     records: str = ""
     count: int | None = None  # the number of records to draw, or the most to read
     seed: int | None = None  # default: the recipe's seed
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of a synthetic source; draw_tables of a table dataset
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of a drawn source or hub set; draw_tables
     repeat: Mapping[str, Any] = field(default_factory=dict)  # one setting and its values, with one run per value
     folder: str = ""  # "from" in the file: the unpacked public dataset
     split: str = "train"
@@ -76,7 +84,9 @@ class SourceEntry:
             raise UserError(f"count of {self.name} must be at least 0, got {self.count}")
         if self.convert:
             self._check_dataset()
-        if not self.draw and (self.repeat or set(self.settings) - self._allowed_settings()):
+        if self.hub:
+            hub_location(self.hub, self.folder, self.hub_settings().revision)
+        if not self.draw and (self.repeat or (not self.hub and set(self.settings) - self._allowed_settings())):
             raise UserError(f"source {self.name} is not drawn: it takes no settings")
         if not self.draw and not isinstance(self.settings.get("draw_tables", False), bool):
             raise UserError(f"draw_tables of {self.name} must be true or false, got {self.settings['draw_tables']!r}")
@@ -88,6 +98,9 @@ class SourceEntry:
 
     def _allowed_settings(self) -> set[str]:
         return {"draw_tables"} if self.convert and CATALOG[self.convert].draws else set()
+
+    def hub_settings(self) -> HubSettings:
+        return HubSettings(**arguments(HubSettings, self.settings, f"source {self.name}"))
 
     @property
     def draws_tables(self) -> bool:
@@ -128,6 +141,9 @@ class StageRecipe:
         if self.shard_records < 1:
             raise UserError(f"shard_records must be at least 1, got {self.shard_records}")
         _check_filters(self.filters)
+
+    def seed_of(self, entry: SourceEntry) -> int:
+        return self.seed if entry.seed is None else entry.seed
 
 
 def read_recipe(path: str) -> StageRecipe:

@@ -5,7 +5,8 @@ that a record states, which are the sizes of the upright image. If the loader fi
 length, it reports that record and leaves it out (see `loader.py`). A test checks that the counts equal those of
 `Processor.encode`.
 
-Arrays have one entry for each of N records. Counts are of whole samples, visual tokens included.
+Arrays have one entry for each of N records. Counts are of whole samples, visual tokens included. Every rank holds the
+arrays of all records, so they have the narrowest types that are safe: docs/scale.md says what a record costs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vl2.data.ray_map import map_in_order
 from vl2.data.record import CATEGORIES, Record
 from vl2.errors import UserError
 from vl2.grid import Grid, ImageLayout
@@ -110,9 +112,15 @@ def count_tokens(
 
 
 Ints = NDArray[np.int64]
+Counts = NDArray[np.integer[Any]]  # sums are of 64 bits: numpy widens them
 
 _FORMAT = 2  # of the .npz file
-_ARRAYS = ("categories", "num_tokens", "num_trained", "num_tiles")
+_ARRAYS: dict[str, Any] = {
+    "categories": np.uint8,
+    "num_tokens": np.int32,
+    "num_trained": np.int32,
+    "num_tiles": np.int32,
+}
 # The token ids of this text distinguish vocabularies of the same size.
 _PROBE = "The quick brown fox, 12,345.67 <|ref|>图片<|/ref|> naïve"
 
@@ -140,10 +148,10 @@ class SourceIndex:
 
     name: str  # of the store
     category: str
-    records: Ints  # [N], numbers in the store
-    num_tokens: Ints  # [N]
-    num_trained: Ints  # [N]
-    num_tiles: Ints  # [N]
+    records: Counts  # [N], numbers in the store
+    num_tokens: Counts  # [N]
+    num_trained: Counts  # [N]
+    num_tiles: Counts  # [N]
 
     def __post_init__(self) -> None:
         if self.category not in CATEGORIES:
@@ -165,6 +173,8 @@ class SourceIndex:
 
     def take(self, chosen: NDArray[np.bool_]) -> SourceIndex:
         """Return an index of the chosen records only."""
+        if chosen.all():
+            return self
         return SourceIndex(
             name=self.name,
             category=self.category,
@@ -185,10 +195,10 @@ class StoreIndex:
     name: str
     settings: str  # checksum of everything besides the records that the counts depend on
     files: str = ""  # checksum of the files that hold the records; "" if unknown
-    categories: Ints  # [N], positions in CATEGORIES
-    num_tokens: Ints  # [N]
-    num_trained: Ints  # [N]
-    num_tiles: Ints  # [N]
+    categories: Counts  # [N], positions in CATEGORIES
+    num_tokens: Counts  # [N]
+    num_trained: Counts  # [N]
+    num_tiles: Counts  # [N]
     problems: tuple[LostRecord, ...] = ()
 
     def __len__(self) -> int:
@@ -200,16 +210,21 @@ class StoreIndex:
 
     def _sources(self) -> Iterator[SourceIndex]:
         for number, category in enumerate(CATEGORIES):
-            places = np.flatnonzero((self.categories == number) & (self.num_tokens > 0))
-            if len(places):
-                yield SourceIndex(
-                    name=self.name,
-                    category=category,
-                    records=places,
-                    num_tokens=self.num_tokens[places],
-                    num_trained=self.num_trained[places],
-                    num_tiles=self.num_tiles[places],
-                )
+            chosen = (self.categories == number) & (self.num_tokens > 0)
+            if not chosen.any():
+                continue
+            places: Counts = np.flatnonzero(chosen)
+            if len(self) < 2**31:
+                places = places.astype(np.int32)
+            own: Any = slice(None) if len(places) == len(self) else places  # all records are of one category: no copy
+            yield SourceIndex(
+                name=self.name,
+                category=category,
+                records=places,
+                num_tokens=self.num_tokens[own],
+                num_trained=self.num_trained[own],
+                num_tiles=self.num_tiles[own],
+            )
 
     def save(self, path: Path | str) -> None:
         """Write the index to one .npz file atomically. Raise UserError if that fails."""
@@ -222,11 +237,12 @@ class StoreIndex:
             "files": self.files,
             "problems": problems,
         }
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: getattr(self, name).astype(kind) for name, kind in _ARRAYS.items()}
         partial = path.with_name(f"{path.name}.partial")
         try:
             with partial.open("wb") as file:
-                np.savez_compressed(file, about=np.array(json.dumps(about)), **arrays)
+                # Not compressed: that halves the file, and takes longer than all the rest.
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
             partial.replace(path)
         except OSError as error:
             raise UserError(f"cannot write the index {path}: {error.strerror}") from None
@@ -250,7 +266,7 @@ class StoreIndex:
         try:
             with np.load(path, allow_pickle=False) as file:
                 about = json.loads(str(file["about"]))
-                arrays: dict[str, Any] = {name: file[name].astype(np.int64) for name in _ARRAYS}
+                arrays: dict[str, Any] = {name: file[name].astype(kind, copy=False) for name, kind in _ARRAYS.items()}
             name, settings, version = about["name"], about["settings"], about["format"]
             counted = about.get("files")  # missing before format 2, which is refused below
             problems = tuple(LostRecord(source=name, record=r, message=m) for r, m in about["problems"])
@@ -293,6 +309,9 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True, is_pair
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
+_RANGE = 500  # records counted at a time
+
+
 def build_index(
     name: str,
     records: RecordStore,
@@ -302,33 +321,56 @@ def build_index(
     mask_prompt: bool = True,
     is_pairs: bool = False,
     after_each: Callable[[], None] = lambda: None,
+    processes: int = 1,
 ) -> StoreIndex:
     """Read every record of a store once and count its tokens and tiles.
 
     With `is_pairs`, a record counts with both its answers. A record that cannot be read or counted, or that should be a
-    pair and is none, is listed in the index's `problems`. `after_each` is called after every
-    record, for progress displays.
+    pair and is none, is listed in the index's `problems`. `after_each` is called for every record, for progress
+    displays. With several processes the store and the processor are pickled; the index is the same.
     """
-    rows = np.zeros((len(records), 4), dtype=np.int64)
+    rows = np.zeros((len(records), 4), dtype=np.int32)
     problems: list[LostRecord] = []
-    for place in range(len(records)):
-        try:
-            record = records[place]
-            counts = count_tokens(record, processor, mask_prompt=mask_prompt, is_pair=is_pairs)
-        except MemoryError:
-            raise
-        except Exception as error:  # a damaged shard may raise anything; it affects this record only
-            problems.append(LostRecord(source=name, record=place, message=one_line(error)))
-        else:
-            rows[place] = (CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles)
-        after_each()
+    ranges = [range(start, min(start + _RANGE, len(records))) for start in range(0, len(records), _RANGE)]
+    count = _CountRange(name=name, records=records, processor=processor, mask_prompt=mask_prompt, is_pairs=is_pairs)
+    for places, counted in zip(ranges, map_in_order(count, ranges, processes=processes), strict=True):
+        for place, found in zip(places, counted, strict=True):
+            if isinstance(found, LostRecord):
+                problems.append(found)
+            else:
+                rows[place] = found
+            after_each()
     return StoreIndex(
         name=name,
         settings=settings_checksum(processor, mask_prompt=mask_prompt, is_pairs=is_pairs),
         files=files,
         problems=tuple(problems),
-        **dict(zip(_ARRAYS, np.ascontiguousarray(rows.T), strict=True)),
+        **{name: rows[:, column].astype(kind) for column, (name, kind) in enumerate(_ARRAYS.items())},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CountRange:
+    """Counts the records of a range: category, tokens, labels in the loss and tiles of each, or why it is lost."""
+
+    name: str
+    records: RecordStore
+    processor: Processor
+    mask_prompt: bool
+    is_pairs: bool
+
+    def __call__(self, places: range) -> list[tuple[int, int, int, int] | LostRecord]:
+        return [self._count(place) for place in places]
+
+    def _count(self, place: int) -> tuple[int, int, int, int] | LostRecord:
+        try:
+            record = self.records[place]
+            counts = count_tokens(record, self.processor, mask_prompt=self.mask_prompt, is_pair=self.is_pairs)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged shard may raise anything; it affects this record only
+            return LostRecord(source=self.name, record=place, message=one_line(error))
+        return CATEGORIES.index(record.category), counts.total, counts.trained, counts.tiles
 
 
 def one_line(error: Exception) -> str:
@@ -340,8 +382,8 @@ def one_line(error: Exception) -> str:
 def too_long(sources: Sequence[SourceIndex], seq_len: int) -> tuple[LostRecord, ...]:
     """List the records that are longer than `seq_len` tokens."""
     return tuple(
-        LostRecord(source=source.name, record=int(source.records[i]), message=f"{length} tokens > {seq_len}")
+        LostRecord(source=source.name, record=int(record), message=f"{length} tokens > {seq_len}")
         for source in sources
-        for i, length in enumerate(source.num_tokens.tolist())
-        if length > seq_len
+        for long in (~source.is_fitting(seq_len),)
+        for record, length in zip(source.records[long], source.num_tokens[long], strict=True)
     )

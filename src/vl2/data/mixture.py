@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from vl2.data.index import Ints, SourceIndex
+from vl2.data.index import Counts, Ints, SourceIndex
 from vl2.data.record import CATEGORIES
 from vl2.errors import UserError
 
@@ -192,9 +192,10 @@ def epoch_order(seed: int, key: str, epoch: int, num_records: int) -> Ints:
     salt = int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
     with np.errstate(over="ignore"):
         mixed = np.arange(1, num_records + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(salt)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(mixed ^ (mixed >> np.uint64(31)), kind="stable")
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            mixed ^= mixed >> np.uint64(shift)  # in place: there may be a billion of them
+            mixed *= np.uint64(factor)
+    return np.argsort(mixed, kind="stable")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -221,7 +222,7 @@ class MixtureSampler:
         self._seed = seed
         self._shares = [round(share * (1 << _SHARE_BITS)) for share in shares]
         self._epoch_tokens = [int(source.num_tokens.sum()) for source in sources]
-        self._orders: dict[int, tuple[int, Ints, Ints]] = {}  # source -> epoch, order, tokens before each
+        self._orders: dict[int, tuple[int, Counts, Ints]] = {}  # source -> epoch, order, tokens before each
 
     def tokens_before(self, source: int, token: int) -> int:
         """Return how many tokens of a source precede a position on the token axis."""
@@ -258,18 +259,23 @@ class MixtureSampler:
         for epoch in range(first // size, -(-last // size)):
             order, before = self._epoch(number, epoch)
             low, high = np.searchsorted(before, (first - epoch * size, last - epoch * size))
-            rows.append(order[low:high])
+            rows.append(order[low:high].astype(np.int64))
             begins.append(before[low:high] + (epoch * size - first))
         return np.concatenate(rows), np.concatenate(begins) / max(self._shares[number], 1)
 
-    def _epoch(self, number: int, epoch: int) -> tuple[Ints, Ints]:
+    def _epoch(self, number: int, epoch: int) -> tuple[Counts, Ints]:
         """Return the record order of an epoch, and the number of tokens before each of its samples."""
         kept = self._orders.get(number)
         if kept is None or kept[0] != epoch:
             source = self.sources[number]
-            order = epoch_order(self._seed, source.key, epoch, len(source))
+            self._orders.pop(number, None)  # before another of its size is made
+            order: Counts = epoch_order(self._seed, source.key, epoch, len(source))
+            if len(source) < 2**31:
+                order = order.astype(np.int32)
             lengths = source.num_tokens[order]
-            kept = self._orders[number] = (epoch, order, np.cumsum(lengths) - lengths)
+            before = np.cumsum(lengths, dtype=np.int64)
+            before -= lengths
+            kept = self._orders[number] = (epoch, order, before)
         return kept[1], kept[2]
 
     def _gather(self, name: str, numbers: Ints, rows: Ints) -> Ints:

@@ -21,6 +21,7 @@ from vl2.data.pack import Members, Packing, balance, even_order, make_packs
 from vl2.errors import UserError
 
 _KEPT_WINDOWS = 2  # a step may use packs of two windows
+_DIGEST_RECORDS = 2**20  # converted at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,8 @@ class PackPlan:
         for source in self.sources:
             digest.update(source.key.encode())
             for values in (source.records, source.num_tokens, source.num_tiles):
-                digest.update(values.astype("<i8").tobytes())
+                for start in range(0, len(values), _DIGEST_RECORDS):
+                    digest.update(values[start : start + _DIGEST_RECORDS].astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
     def window(self, number: int) -> tuple[Pack, ...]:

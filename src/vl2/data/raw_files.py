@@ -1,4 +1,6 @@
-"""Read the files of public datasets row by row (JSON, JSONL, Parquet, tar) and measure images without decoding them.
+"""Read the files of public datasets row by row (JSONL, Parquet, tar) and measure images without decoding them.
+
+Large JSON files are read by `json_stream`.
 
 The converters in `datasets/` use this. An error in one row is yielded in its place as a UserError and reading goes on;
 a folder or file that is not in the expected layout raises UserError. Image paths are relative to the dataset's folder.
@@ -16,13 +18,13 @@ from typing import Any
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from vl2.data.json_stream import Row
 from vl2.data.record import StoredImage
 from vl2.errors import UserError
 from vl2.optional_imports import install_extra
 from vl2.process.tiling import Size
 
 Json = dict[str, Any]
-Row = tuple[str, Any]  # (location, content): the content is a row, or the UserError from reading it
 
 MAX_MEMBER_BYTES = 2**28  # of one file in a tar; a larger file is read as empty and then fails as an image
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -55,31 +57,11 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
+    """Return the content of a small JSON file, whole."""
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name} cannot be read as JSON: {error}") from None
-
-
-def read_list(path: Path, *keys: str) -> list[Row]:
-    """Return the entries of a list in a JSON file: the whole file, or the value at the path of `keys`."""
-    return list_in(read_json(path), path.name, *keys)
-
-
-def list_in(content: Any, name: str, *keys: str) -> list[Row]:
-    """Return the entries of the list at the path of `keys` in parsed JSON; `name` is the file's, for errors."""
-    for key in keys:
-        if not isinstance(content, dict) or key not in content:
-            raise UserError(f"{name} is not in the layout: it must hold an object with {key}")
-        content = content[key]
-    if not isinstance(content, list):
-        raise UserError(f"{name} is not in the layout: it must hold a list, got {type(content).__name__}")
-    return [(f"{name} entry {i}", row) for i, row in enumerate(content)]
-
-
-def index_by(rows: Iterable[Row], key: str) -> dict[Any, Json]:
-    """Return the entries keyed by one of their fields. Entries without the field are left out."""
-    return {row[key]: row for _, row in rows if isinstance(row, dict) and isinstance(row.get(key), int | str)}
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:

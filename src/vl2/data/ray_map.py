@@ -1,11 +1,15 @@
-"""Map a function over items on this machine or on a Ray cluster, with the same results in the same order."""
+"""Map a function over items in processes here or on a Ray cluster, with the same results in the same order."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import pickle
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, Literal, TypeVar, get_args
 
@@ -20,16 +24,55 @@ WINDOW = 4096  # items sent to the cluster at once; a larger window starts up le
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], on: MapBackend = "local", window: int = WINDOW
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    on: MapBackend = "local",
+    window: int = WINDOW,
+    *,
+    processes: int = 1,
 ) -> Iterator[Result]:
     """Yield `function(item)` for every item, in order.
 
-    With "ray" the function and the items are pickled and sent to the cluster at RAY_ADDRESS, or to a cluster started
-    on this machine. `function` must depend on its item alone. Its exceptions are raised here.
+    With more than one of `processes`, the function and the items are pickled and sent to new processes here. With "ray"
+    they are sent to the cluster at RAY_ADDRESS, or to one started on this machine. `function` must depend on its item
+    alone. Its exceptions are raised here.
     """
     if on not in get_args(MapBackend):
         raise UserError(f"on must be one of {', '.join(get_args(MapBackend))}, got {on!r}")
-    return map(function, items) if on == "local" else _ray_map(function, items, window)
+    if on == "ray":
+        return _ray_map(function, items, window)
+    return _process_map(function, items, processes) if processes > 1 else map(function, items)
+
+
+def _process_map(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    # Processes are spawned, because forking a process whose libraries run threads can hang.
+    # The function is sent once to each, because it may hold much, such as a list of all records of a store.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_set_function, initargs=(function,))
+    remaining, waiting = iter(items), deque[Future[Result]]()
+    try:
+        for item in islice(remaining, 2 * processes):
+            waiting.append(pool.submit(_call_function, item))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(_call_function, item) for item in islice(remaining, 1))
+    except BrokenProcessPool:
+        why = "too little memory, or a main program that cannot be imported"
+        raise UserError(f"a process ended abruptly: {why}") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_function: Callable[[Any], Any]  # of a process of `_process_map`
+
+
+def _set_function(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+
+
+def _call_function(item: Any) -> Any:
+    return _function(item)
 
 
 def _ray_map(function: Callable[[Item], Result], items: Iterable[Item], window: int) -> Iterator[Result]:

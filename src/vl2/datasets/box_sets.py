@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 
-from vl2.data.raw_files import (
-    Json,
-    Row,
-    find_file,
-    image_bytes,
-    image_file,
-    index_by,
-    parquet_files,
-    parquet_rows,
-    read_list,
-)
+from vl2.data.disk_index import DiskIndex
+from vl2.data.json_stream import Row, list_rows
+from vl2.data.plain_pickle import read_plain_pickle
+from vl2.data.raw_files import Json, find_file, image_bytes, image_file, parquet_files, parquet_rows
 from vl2.data.record import BoxPx, Record
 from vl2.datasets.box_questions import Query, absent_queries, box_of_xywh, check_size, clip_box, locate_records
 from vl2.datasets.coco_sets import read_instances
-from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered, rows_of_split
+from vl2.datasets.conversion import Conversion, Converted, convert_rows, rows_of_split
 from vl2.errors import UserError
 
 # The labels used in questions, by the names in the files.
@@ -62,54 +56,22 @@ def read_boxed_photos(conversion: Conversion) -> Converted:
     )
 
 
-def read_waveui(conversion: Conversion) -> Converted:
-    """Read WaveUI-25k: elements of web, desktop and phone screens, one element with its box per row.
-
-        data/train-00000-of-00022.parquet   image, bbox: [x0, y0, x1, y1] in pixels, resolution, name, description, ...
-
-    Questions use the description of an element, or its name if there is none. The other elements of a screen have no
-    boxes, so there are no queries for absent ones.
-    """
-    rows = parquet_rows(
-        parquet_files(conversion.folder, conversion.split), ("image", "bbox", "name", "description"), batch_rows=4
-    )
-
-    def make(row: tuple[int, Json]) -> Iterator[Record]:
-        number, element = row
-        image = image_bytes(element["image"], f"of row {number}")
-        if element.get("resolution"):
-            check_size(dict(zip(("width", "height"), element["resolution"], strict=True)), image)
-        label = (element["description"] or element["name"] or "").strip().rstrip(".")
-        if not label:
-            raise UserError("the element has no description and no name")
-        box = clip_box(element["bbox"], (image.width, image.height))
-        yield from locate_records(conversion, number, image, [Query(label=label, boxes_px=(box,))])
-
-    return convert_rows(numbered(rows), make)
-
-
 def read_refcoco(conversion: Conversion) -> Converted:
     """Read RefCOCO, RefCOCO+ and RefCOCOg: expressions that refer to one object of a COCO image.
 
-    The original release is a pickle, `refs(unc).p`, which could run code when opened and is never read here. Two
-    layouts without a pickle are supported:
-
-    1. Parquet as redistributed by lmms-lab: `image`, `answer` (list of expressions), `bbox` (left, top, width,
+    1. The original release, or its list written as JSON, beside the COCO file and the images. The pickle is read as
+       plain data: whatever could call something in it is refused.
+       refs(unc).p or refs(unc).json   [{ref_id, ann_id, image_id, category_id, split, sentences: [{sent}]}]
+       instances.json and train2014/COCO_train2014_000000000009.jpg
+    2. Parquet as redistributed by lmms-lab: `image`, `answer` (list of expressions), `bbox` (left, top, width,
        height), `question_id`. It holds only the evaluation splits val, test, testA and testB. It has no categories,
        so there are no queries for absent objects.
-    2. The pickle's list written as JSON, beside the COCO file and the images:
-       refs(unc).json   [{ref_id, ann_id, image_id, category_id, split, sentences: [{sent}]}]
-       instances.json and train2014/COCO_train2014_000000000009.jpg
 
     An expression that names its category ("the blue cup") is a query for an absent object in images without that
     category. Other expressions ("left one") could fit any image.
     """
-    if any(conversion.folder.glob("refs(*).json")):
-        return _read_refcoco_json(conversion)
-    if any(conversion.folder.glob("refs(*).p")) and not any(conversion.folder.rglob("*.parquet")):
-        raise UserError(
-            f"{conversion.folder} has only the pickle, which is not safe to open: use the Parquet copy or JSON"
-        )
+    if any(conversion.folder.glob("refs(*).json")) or any(conversion.folder.glob("refs(*).p")):
+        return _read_refcoco_refs(conversion)
     if conversion.negatives:
         raise UserError("the Parquet copy names no categories, so nothing is known to be absent: set negatives to 0")
     columns = ("image", "answer", "bbox", "question_id")
@@ -129,13 +91,18 @@ def _refcoco_expressions(conversion: Conversion, texts: list[str]) -> list[str]:
     return list(dict.fromkeys(name for text in texts if text.strip() and (name := conversion.name(text.strip()))))
 
 
-def _read_refcoco_json(conversion: Conversion) -> Converted:
-    refs_file = find_file(conversion.folder, "refs(umd).json", "refs(unc).json", "refs(google).json")
-    rows = read_list(refs_file)
+def _read_refcoco_refs(conversion: Conversion) -> Converted:
+    names = (f"refs({by}).{ending}" for by in ("umd", "unc", "google") for ending in ("json", "p"))
+    refs_file = find_file(conversion.folder, *names)
+    pickled = _pickled_refs(refs_file) if refs_file.suffix == ".p" else None
+
+    def refs() -> Iterator[Row]:
+        return iter(pickled) if pickled is not None else list_rows(refs_file)
+
     instances = read_instances(find_file(conversion.folder, "instances.json"))
-    pictures = index_by(instances.images, "id")
-    annotations = index_by((("", a) for group in instances.by_image.values() for a in group), "id")
-    expressions = _refcoco_by_category(conversion, rows, instances.names)
+    pictures = DiskIndex(instances.images(), "id")
+    annotations = DiskIndex(instances.annotations(), "id")
+    expressions = _refcoco_by_category(conversion, refs(), instances.names)
 
     def make(ref: Json) -> Iterator[Record]:
         picture = pictures[ref["image_id"]]
@@ -144,17 +111,24 @@ def _read_refcoco_json(conversion: Conversion) -> Converted:
         check_size(picture, image)
         box = box_of_xywh(annotations[ref["ann_id"]]["bbox"], (image.width, image.height))
         names = _refcoco_expressions(conversion, [sentence["sent"] for sentence in ref["sentences"]])
-        here = {a["category_id"] for a in instances.by_image[ref["image_id"]]}
+        here = {a["category_id"] for a in instances.by_image.rows(ref["image_id"])}
         elsewhere = [category for category in expressions if category not in here]
         vocabulary = expressions[conversion.random(ref["ref_id"], "category").choice(elsewhere)] if elsewhere else ()
         absent = absent_queries(conversion, ref["ref_id"], len(names), set(names), vocabulary)
         queries = [*(Query(label=name, boxes_px=(box,)) for name in names), *absent]
         yield from locate_records(conversion, ref["ref_id"], image, queries)
 
-    return chain(instances.problems, convert_rows(rows_of_split(rows, "split", conversion.split), make))
+    return chain(instances.problems(), convert_rows(rows_of_split(refs(), "split", conversion.split), make))
 
 
-def _refcoco_by_category(conversion: Conversion, rows: list[Row], names: dict[int, str]) -> dict[int, list[str]]:
+def _pickled_refs(path: Path) -> list[Row]:
+    refs = read_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise UserError(f"{path.name} is not in the layout: it must hold a list, got {type(refs).__name__}")
+    return [(f"{path.name} entry {number}", ref) for number, ref in enumerate(refs)]
+
+
+def _refcoco_by_category(conversion: Conversion, rows: Iterable[Row], names: dict[int, str]) -> dict[int, list[str]]:
     """Return, by category, the split's expressions that name their category."""
     expressions: dict[int, list[str]] = defaultdict(list)
     for _, ref in rows:

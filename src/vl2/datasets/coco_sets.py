@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from vl2.data.raw_files import Json, Row, find_file, image_file, index_by, list_in, read_json
+from vl2.data.disk_index import DiskIndex
+from vl2.data.json_stream import Row, list_rows
+from vl2.data.raw_files import Json, find_file, image_file
 from vl2.data.record import BoxPx, Record
 from vl2.datasets.box_questions import Query, absent_queries, box_of_xywh, check_size, locate_records
 from vl2.datasets.conversion import Conversion, Converted, RowProblem, convert_rows
@@ -19,28 +21,40 @@ from vl2.process.tiling import Size
 
 @dataclass(frozen=True, kw_only=True)
 class Instances:
-    """The content of a COCO file of boxes, with annotations grouped by image id."""
+    """A COCO file of boxes, whose annotations are found by image id. The file is read once for each of its lists."""
 
-    images: list[Row]
+    path: Path
     names: dict[int, str]  # category names by id
-    by_image: dict[int, list[Json]]
-    problems: list[RowProblem]  # annotations without an image id
+    by_image: DiskIndex
+
+    def images(self) -> Iterator[Row]:
+        return list_rows(self.path, "images")
+
+    def annotations(self) -> Iterator[Row]:
+        return list_rows(self.path, "annotations")
+
+    def problems(self) -> Iterator[RowProblem]:
+        for where in self.by_image.without_key:
+            yield RowProblem(where=where, why="the annotation names no image")
 
 
 def read_instances(path: Path) -> Instances:
-    """Read a COCO file of boxes. Raise UserError if it is not in COCO's layout."""
-    by_image: dict[int, list[Json]] = defaultdict(list)
-    problems = []
-    content = read_json(path)
-    for where, annotation in list_in(content, path.name, "annotations"):
-        image = annotation.get("image_id") if isinstance(annotation, dict) else None
-        if isinstance(image, int):
-            by_image[image].append(annotation)
-        else:
-            problems.append(RowProblem(where=where, why="the annotation names no image"))
-    categories = index_by(list_in(content, path.name, "categories"), "id")
-    names = {id: str(category.get("name", "")).strip() for id, category in categories.items()}
-    return Instances(images=list_in(content, path.name, "images"), names=names, by_image=by_image, problems=problems)
+    """Index a COCO file of boxes. Raise UserError if it is not in COCO's layout."""
+    list_rows(path, "images")  # raises if there is no such list
+    names = {
+        row["id"]: str(row.get("name", "")).strip()
+        for _, row in list_rows(path, "categories")
+        if isinstance(row, dict) and isinstance(row.get("id"), int | str)
+    }
+    annotations = ((where, _without_outline(row)) for where, row in list_rows(path, "annotations"))
+    return Instances(path=path, names=names, by_image=DiskIndex(annotations, "image_id"))
+
+
+def _without_outline(annotation: object) -> object:
+    """Leave out the outline of an object, which nothing here uses and which is most of a COCO file."""
+    if not isinstance(annotation, dict):
+        return annotation
+    return {key: value for key, value in annotation.items() if key != "segmentation"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +83,21 @@ def boxes_by_label(annotations: Iterable[Json], names: dict[int, str], size: Siz
     return ImageBoxes(boxes_px={k: v for k, v in boxes.items() if k not in unsure}, unsure=unsure, problems=problems)
 
 
-def locate_each(conversion: Conversion, instances: Instances, folders: Iterable[str]) -> Converted:
-    """Make locate questions for every label of every image, and for absent labels."""
+def locate_each(
+    conversion: Conversion,
+    instances: Instances,
+    folders: Iterable[str],
+    *,
+    change: Callable[[Row], Row] = lambda row: row,
+) -> Converted:
+    """Make locate questions for every label of every image, and for absent labels. `change` adapts rows of images."""
     vocabulary = [name for label in instances.names.values() if (name := conversion.name(label))]
     folders = tuple(folders)
 
     def make(image: Json) -> Iterator[Record | RowProblem]:
         stored = image_file(conversion.folder, *(f"{folder}{image['file_name']}" for folder in folders))
         check_size(image, stored)
-        found = boxes_by_label(instances.by_image.get(image["id"], ()), instances.names, (stored.width, stored.height))
+        found = boxes_by_label(instances.by_image.rows(image["id"]), instances.names, (stored.width, stored.height))
         yield from (RowProblem(where=image["file_name"], why=why) for why in found.problems)
         queries = [
             Query(label=name, boxes_px=tuple(boxes))
@@ -88,7 +108,7 @@ def locate_each(conversion: Conversion, instances: Instances, folders: Iterable[
         queries += absent_queries(conversion, image["id"], len(queries), present, vocabulary)
         yield from locate_records(conversion, image["id"], stored, queries)
 
-    return chain(instances.problems, convert_rows(instances.images, make))
+    return chain(instances.problems(), convert_rows(map(change, instances.images()), make))
 
 
 def read_boxes(conversion: Conversion) -> Converted:
@@ -111,8 +131,7 @@ def read_captions(conversion: Conversion) -> Converted:
     split = conversion.split
     path = find_file(conversion.folder, f"annotations/captions_{split}*.json", f"captions_{split}*.json")
     name = path.stem.removeprefix("captions_")
-    content = read_json(path)
-    pictures = index_by(list_in(content, path.name, "images"), "id")
+    pictures = DiskIndex(list_rows(path, "images"), "id")
 
     def make(row: Json) -> Iterator[Record]:
         file = pictures[row["image_id"]]["file_name"]
@@ -121,7 +140,7 @@ def read_captions(conversion: Conversion) -> Converted:
             conversion, row["id"], [(conversion.random(row["id"]).choice(DESCRIBE), row["caption"])], [stored]
         )
 
-    return convert_rows(list_in(content, path.name, "annotations"), make)
+    return convert_rows(list_rows(path, "annotations"), make)
 
 
 def read_objects365(conversion: Conversion) -> Converted:
@@ -135,10 +154,8 @@ def read_objects365(conversion: Conversion) -> Converted:
     names = (f"zhiyuan_objv2_{conversion.split}.json", f"objects365_{conversion.split}.json")
     path = find_file(conversion.folder, *names, *(f"annotations/{name}" for name in names))
     instances = read_instances(path)
-    patched = replace(instances, images=[_in_patch(row) for row in instances.images])
-    return locate_each(
-        conversion, patched, (f"{conversion.split}/", f"images/{conversion.split}/", "images/v1/", "images/v2/", "")
-    )
+    folders = (f"{conversion.split}/", f"images/{conversion.split}/", "images/v1/", "images/v2/", "")
+    return locate_each(conversion, instances, folders, change=_in_patch)
 
 
 def _in_patch(row: Row) -> Row:

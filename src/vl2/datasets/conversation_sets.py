@@ -6,17 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vl2.data.raw_files import (
-    Json,
-    Row,
-    find_file,
-    image_bytes,
-    image_file,
-    jsonl_rows,
-    parquet_files,
-    parquet_rows,
-    read_list,
-)
+from vl2.data.json_stream import Row, list_rows
+from vl2.data.raw_files import Json, find_file, image_bytes, image_file, jsonl_rows, parquet_files, parquet_rows
 from vl2.data.record import Message, Part, Record
 from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered
 from vl2.datasets.question_answers import converse, record, require_text, split_at_images
@@ -41,7 +32,7 @@ def read_llava(conversion: Conversion, path: Path | None = None) -> Converted:
     path = path or find_file(
         conversion.folder, f"{conversion.split}.json", f"{conversion.split}.jsonl", "*.json", "*.jsonl"
     )
-    rows: Iterable[Row] = jsonl_rows(path) if path.suffix.lower() == ".jsonl" else read_list(path)
+    rows: Iterable[Row] = jsonl_rows(path) if path.suffix.lower() == ".jsonl" else list_rows(path)
     return convert_rows(numbered(rows), lambda row: _llava_records(conversion, *row))
 
 

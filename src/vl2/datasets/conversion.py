@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vl2.data.raw_files import Row
+from vl2.data.json_stream import Row
 from vl2.data.record import Record
 from vl2.data.store.entry import check_text
 from vl2.errors import UserError

@@ -14,15 +14,27 @@ from pathlib import Path
 
 from vl2.data.raw_files import read_json
 from vl2.data.record import Record
-from vl2.datasets.box_sets import read_boxed_photos, read_refcoco, read_waveui
+from vl2.datasets.box_sets import read_boxed_photos, read_refcoco
 from vl2.datasets.coco_sets import read_boxes, read_captions, read_objects365, read_v3det
 from vl2.datasets.conversation_sets import read_cauldron, read_llava
 from vl2.datasets.conversion import Conversion, Converted, RowProblem, Table
 from vl2.datasets.drawn_sets import read_easy_vqa, read_nlvr
-from vl2.datasets.grounded_caption_sets import read_flickr30k_entities, read_grit
-from vl2.datasets.multiple_choice_sets import read_ai2d, read_arxivqa, read_iconqa
+from vl2.datasets.grounded_caption_sets import read_flickr30k_entities, read_grit, read_groma
+from vl2.datasets.interleaved_sets import read_wanjuan, read_wit
+from vl2.datasets.multiple_choice_sets import read_ai2d, read_arxivqa, read_iconqa, read_smart101
+from vl2.datasets.pdf_table_sets import read_fintabnet
+from vl2.datasets.reading_sets import read_hme100k, read_latex_ocr, read_rendered_text
 from vl2.datasets.receipt_sets import read_sroie
-from vl2.datasets.short_answer_sets import read_chartqa, read_docvqa, read_gqa, read_infovqa, read_textvqa, read_vqav2
+from vl2.datasets.screen_sets import read_mind2web, read_waveui
+from vl2.datasets.short_answer_sets import (
+    read_chartqa,
+    read_docvqa,
+    read_gqa,
+    read_infovqa,
+    read_kvqa,
+    read_textvqa,
+    read_vqav2,
+)  # fmt: skip
 from vl2.datasets.table_sets import read_tabfact, read_wikitables
 from vl2.datasets.text_sets import read_freedict, read_instruction, read_text_table
 from vl2.datasets.web_sets import read_captioned, read_obelics, read_pubtabnet, read_websight
@@ -78,6 +90,10 @@ CATALOG: dict[str, DataSet] = {
     # Interleaved
     "obelics": DataSet(read=read_obelics, category="interleaved", licence="CC-BY-4.0",
                        home=_HUB + "HuggingFaceM4/OBELICS", used="pretraining: interleaved, 30 % of it"),
+    "wit": DataSet(read=read_wit, category="interleaved", licence="CC-BY-SA-3.0",
+                   home="github.com/google-research-datasets/wit", used="pretraining: interleaved", languages=()),
+    "wanjuan": DataSet(read=read_wanjuan, category="interleaved", licence="CC-BY-4.0",
+                       home="opendatalab.org.cn/WanJuan1.0", used="pretraining: interleaved", languages=("zh",)),
     # Captions
     "coco_captions": DataSet(read=read_captions, category="caption", licence="CC-BY-4.0", home="cocodataset.org",
                              used=_NOT_USED),
@@ -106,12 +122,18 @@ CATALOG: dict[str, DataSet] = {
     "refcocog": _refcoco(_HUB + "lmms-lab/RefCOCOg", "SFT: grounding"),
     "waveui": DataSet(read=read_waveui, category="gui", licence="check", home=_HUB + "agentsea/wave-ui-25k",
                       used="SFT: grounding"),
+    "mind2web": DataSet(read=read_mind2web, category="gui", licence="OpenRAIL",
+                        home=_HUB + "osunlp/Multimodal-Mind2Web", used="SFT: grounding"),
+    "groma": DataSet(read=read_groma, category="grounded_conversation", licence="check",
+                     home=_HUB + "FoundationVision/groma_instruct", used="SFT: grounded conversation"),
     "flickr30k_entities": DataSet(read=read_flickr30k_entities, category="grounded_conversation", licence="check",
                                   home="bryanplummer.com/Flickr30kEntities", used="SFT: grounded conversation"),
     # Questions about images
     "vqav2": DataSet(read=read_vqav2, category="vqa", licence="CC-BY-4.0", home="visualqa.org", used="SFT: general"),
     "gqa": DataSet(read=read_gqa, category="vqa", licence="CC-BY-4.0", home="cs.stanford.edu/people/dorarad/gqa",
                    used="SFT: general, OCR"),
+    "kvqa": DataSet(read=read_kvqa, category="vqa", licence="check", home="malllabiisc.github.io/resources/kvqa",
+                    used="SFT: general"),
     "easy_vqa": DataSet(read=read_easy_vqa, category="vqa", licence="MIT", home="pypi.org/project/easy-vqa",
                         used=_NOT_USED),
     "llava": _llava("vqa", "check", _HUB + "liuhaotian/LLaVA-Instruct-150K", _NOT_USED),
@@ -125,8 +147,16 @@ CATALOG: dict[str, DataSet] = {
                     used="evaluation"),
     "iconqa": DataSet(read=read_iconqa, category="reasoning", licence="CC-BY-SA-4.0", home="iconqa.github.io",
                       used="SFT: reasoning"),
+    "smart101": DataSet(read=read_smart101, category="reasoning", licence="check", home="smartdataset.github.io",
+                        used="SFT: reasoning"),
     "mathv360k": _llava("reasoning", "Apache-2.0", _HUB + "Zhiqiang007/MathV360K", "SFT: reasoning"),
     # Text in images, documents, tables, charts, code
+    "latex_ocr": DataSet(read=read_latex_ocr, category="ocr", licence="MIT", home="github.com/lukas-blecher/LaTeX-OCR",
+                         used="pretraining: OCR"),
+    "rendered_text": DataSet(read=read_rendered_text, category="ocr", licence="check",
+                             home=_HUB + "wendlerc/RenderedText", used="pretraining: OCR; SFT: OCR"),
+    "hme100k": DataSet(read=read_hme100k, category="ocr", licence="check", home="github.com/tal-tech/SAN",
+                       used="SFT: OCR"),
     "docvqa": DataSet(read=read_docvqa, category="document", licence="check", home="docvqa.org", used="SFT: OCR"),
     "infovqa": DataSet(read=read_infovqa, category="document", licence="check", home="docvqa.org", used="SFT: OCR"),
     "docmatix": DataSet(read=read_cauldron, category="document", licence="MIT", home=_HUB + "HuggingFaceM4/Docmatix",
@@ -142,6 +172,8 @@ CATALOG: dict[str, DataSet] = {
                        home="github.com/vis-nlp/ChartQA", used="evaluation"),
     "pubtabnet": DataSet(read=read_pubtabnet, category="table_chart", licence="check",
                          home="github.com/ibm-aur-nlp/PubTabNet", used="pretraining: tables"),
+    "fintabnet": DataSet(read=read_fintabnet, category="table_chart", licence="check",
+                         home="developer.ibm.com/exchanges/data/all/fintabnet", used="pretraining: tables"),
     "wikitables": DataSet(read=read_wikitables, category="table_chart", licence="CC-BY-SA-4.0",
                           home="github.com/ppasupat/WikiTableQuestions", used=_NOT_USED, draws=True),
     "websight": DataSet(read=read_websight, category="web_to_code", licence="CC-BY-4.0",

@@ -6,17 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
 
-from vl2.data.raw_files import (
-    Json,
-    Row,
-    find_file,
-    image_bytes,
-    image_file,
-    jsonl_rows,
-    parquet_files,
-    parquet_rows,
-    read_list,
-)
+from vl2.data.json_stream import Row, list_rows
+from vl2.data.raw_files import Json, find_file, image_bytes, image_file, jsonl_rows, parquet_files, parquet_rows
 from vl2.data.record import BoxPx, Record
 from vl2.datasets.box_questions import Query, absent_queries, check_size, clip_box, locate_records
 from vl2.datasets.conversion import Conversion, Converted, convert_rows
@@ -34,22 +25,25 @@ def read_easy_vqa(conversion: Conversion) -> Converted:
     random order, because the file lists the yes-or-no questions last and they would never come first. In `test` each
     question is its own record, because earlier turns would give answers away.
     """
-    rows = read_list(find_file(conversion.folder, f"{conversion.split}/questions.json"))
+    rows = list_rows(find_file(conversion.folder, f"{conversion.split}/questions.json"))
     return convert_rows(
         _single_questions(rows) if conversion.split == "test" else _by_picture(rows),
         lambda row: _easy_vqa_record(conversion, *row),
     )
 
 
-def _single_questions(rows: list[Row]) -> Iterator[Row]:
+def _single_questions(rows: Iterator[Row]) -> Iterator[Row]:
     for number, (where, row) in enumerate(rows):
-        yield where, (number, [row])
+        yield where, row if isinstance(row, UserError) else (number, [row])
 
 
-def _by_picture(rows: list[Row]) -> Iterator[Row]:
-    """Group the questions by image, in the order in which the images first occur."""
+def _by_picture(rows: Iterator[Row]) -> Iterator[Row]:
+    """Group the questions by image, in the order in which the images first occur. The set is small."""
     gathered: dict[int, list[object]] = {}
-    for _, row in rows:
+    for where, row in rows:
+        if isinstance(row, UserError):
+            yield where, row
+            continue
         picture = row[2] if isinstance(row, list) and len(row) == 3 else None
         gathered.setdefault(picture if isinstance(picture, int) else -1, []).append(row)
     for picture, questions in gathered.items():

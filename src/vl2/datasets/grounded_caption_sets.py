@@ -1,4 +1,4 @@
-"""Converters of captions whose phrases have boxes: GRIT and Flickr30k Entities."""
+"""Converters of captions and answers whose phrases have boxes: GRIT, Groma Instruct and Flickr30k Entities."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
+from vl2.data.json_stream import Row, list_rows
 from vl2.data.raw_files import (
     Json,
-    Row,
     find_file,
     find_files,
     image_bytes,
@@ -21,9 +21,18 @@ from vl2.data.raw_files import (
     read_text,
     tar_samples,
 )
-from vl2.data.record import BoxPx, Record, StoredImage
-from vl2.datasets.box_questions import Query, box_of_fractions, check_size, clip_box, grounded_caption, locate_records
-from vl2.datasets.conversion import Conversion, Converted, convert_rows
+from vl2.data.record import BoxPx, Labeled, Record, StoredImage
+from vl2.datasets.box_questions import (
+    Query,
+    box_of_fractions,
+    box_of_xywh,
+    check_size,
+    clip_box,
+    grounded_caption,
+    locate_records,
+)
+from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered
+from vl2.datasets.question_answers import Turn, converse
 from vl2.errors import UserError
 from vl2.process.tiling import Size
 
@@ -85,6 +94,61 @@ def _pieces(caption: str, chunks: dict[Span, Query]) -> list[str | Query]:
             pieces += [caption[position:start], query]
             position = end
     return [*pieces, caption[position:]]
+
+
+_GROMA_PHRASE = re.compile(r"<p>\s*(?P<phrase>.*?)\s*</p>(\s*<roi>(?P<boxes>(\s*<ground_box>)+)\s*</roi>)?", re.DOTALL)
+_GROMA_TAG = re.compile(r"</?(p|roi|region|image|img)>|<(ground_box|refer_box|refer_feat|r\d+)>")
+
+
+def read_groma(conversion: Conversion) -> Converted:
+    """Read Groma Instruct: conversations about images of Visual Genome, whose answers ground their phrases.
+
+        groma_instruct.json   [{file_name, width, height, boxes: [[left, top, width, height]],
+                                conversation: [{from, value: "<p> a dog </p> <roi> <ground_box> </roi>", box_inds}]}]
+        images/2354786.jpg    (or VG_100K/ and VG_100K_2/)
+
+    `box_inds` says which of the boxes the answer's <ground_box> stand for, in order. Phrases without boxes stay text.
+    """
+    path = find_file(conversion.folder, "groma_instruct*.json", f"{conversion.split}.json")
+    return convert_rows(numbered(list_rows(path)), lambda row: [_groma_record(conversion, *row)])
+
+
+def _groma_record(conversion: Conversion, number: int, row: Json) -> Record:
+    name = row["file_name"]
+    image = image_file(conversion.folder, *(f"{folder}{name}" for folder in ("images/", "VG_100K/", "VG_100K_2/", "")))
+    check_size(row, image)
+    boxes = [box_of_xywh(box, (image.width, image.height)) for box in row["boxes"]]
+    turns = row["conversation"]
+    if len(turns) % 2:
+        raise UserError(f"a conversation must have as many answers as questions, got {len(turns)} turns")
+    objects: list[Labeled] = []
+    asked: list[Turn] = []
+    for question, answer in zip(turns[::2], turns[1::2], strict=True):
+        if _GROMA_TAG.search(question["value"]):
+            raise UserError(f"a question must not refer to regions, got {question['value']!r:.80}")
+        text = _groma_answer(answer["value"], [boxes[i] for i in answer["box_inds"] or ()], objects)
+        asked.append((f"<|grounding|>{question['value'].strip()}", text))
+    return converse(conversion, number, asked, [image], objects=objects)
+
+
+def _groma_answer(value: str, boxes: Sequence[BoxPx], objects: list[Labeled]) -> str:
+    """Return an answer with `{box:k}` for its grounded phrases, which are added to `objects`."""
+    rest = list(boxes)
+
+    def written(match: re.Match[str]) -> str:
+        count = (match["boxes"] or "").count("<ground_box>")
+        if count > len(rest):
+            raise UserError(f"the answer has more <ground_box> than the {len(boxes)} in box_inds")
+        if not count:
+            return match["phrase"]
+        objects.append(Labeled(image=0, label=match["phrase"], boxes_px=tuple(rest[:count])))
+        del rest[:count]
+        return f"{{box:{len(objects) - 1}}}"
+
+    text = _GROMA_PHRASE.sub(written, value)
+    if rest or _GROMA_TAG.search(text):
+        raise UserError(f"the answer's <ground_box> are not the {len(boxes)} in box_inds: {value!r:.80}")
+    return text
 
 
 MAX_XML_BYTES = 1_000_000

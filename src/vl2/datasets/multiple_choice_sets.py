@@ -1,26 +1,19 @@
-"""Converters of multiple-choice datasets: AI2D (diagrams), ArxivQA (figures of papers), IconQA (drawings)."""
+"""Converters of multiple-choice datasets: AI2D (diagrams), ArxivQA (figures), IconQA and SMART-101 (puzzles)."""
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from vl2.data.raw_files import (
-    Json,
-    Row,
-    find_file,
-    find_files,
-    image_bytes,
-    image_file,
-    jsonl_rows,
-    read_json,
-    read_text,
-)
+from vl2.data.json_stream import Row
+from vl2.data.raw_files import Json, find_file, find_files, image_bytes, image_file, jsonl_rows, read_json, read_text
 from vl2.data.record import Record, StoredImage
 from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.datasets.question_answers import choice_question, converse, short_question
@@ -130,3 +123,39 @@ def read_iconqa(conversion: Conversion) -> Converted:
         yield converse(conversion, f"{conversion.split}-{path.parts[-2]}", [turn], [image])
 
     return convert_rows(rows, make)
+
+
+def read_smart101(conversion: Conversion) -> Converted:
+    """Read SMART-101: puzzles for children, drawn anew many times, with five options.
+
+        SMART101-Data/7/puzzle_7.csv          id, Question, image, A, B, C, D, E, Answer (a letter), Note
+        SMART101-Data/7/img/puzzle_7_12.png   (or beside the CSV)
+
+    The release has no splits, so the split must be `all`. Its own programs test on the last instances of a puzzle, or
+    on whole puzzles: keep those out with a filter if you test on them.
+    """
+    if conversion.split != "all":
+        raise UserError(f"the split of smart101 must be all, got {conversion.split!r}")
+    files = find_files(conversion.folder, "SMART101-Data/*/puzzle_*.csv", "*/puzzle_*.csv")
+    rows = chain.from_iterable(_puzzle_rows(path) for path in files)
+
+    def make(row: tuple[Path, dict[str, str]]) -> Iterator[Record]:
+        path, puzzle = row
+        folder = path.parent.relative_to(conversion.folder).as_posix()
+        image = image_file(conversion.folder, f"{folder}/img/{puzzle['image']}", f"{folder}/{puzzle['image']}")
+        answer = puzzle["Answer"].strip()
+        if answer not in PUZZLE_LETTERS:
+            raise UserError(f"Answer must be one of {', '.join(PUZZLE_LETTERS)}, got {answer!r}")
+        question = choice_question(puzzle["Question"], [puzzle[letter].strip() for letter in PUZZLE_LETTERS])
+        yield converse(conversion, f"{path.stem}-{puzzle['id']}", [(question, answer)], [image])
+
+    return convert_rows(rows, make)
+
+
+PUZZLE_LETTERS = ("A", "B", "C", "D", "E")
+
+
+def _puzzle_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        for number, row in enumerate(csv.DictReader(lines), start=2):
+            yield f"{path.name} line {number}", (path, row)

@@ -28,7 +28,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vl2.data.raw_files import Row, image_file, jsonl_rows
+from vl2.data.json_stream import Row
+from vl2.data.raw_files import image_file, jsonl_rows
 from vl2.data.record import PLACEHOLDER, BoxPx, Labeled, Message, Part, Record, StoredImage
 from vl2.data.store import Found, Located, Place, Problem, read_records
 from vl2.data.store.entry import load_images

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vl2.data.raw_files import Json, Row, find_files, image_bytes, image_file, parquet_rows
+from vl2.data.json_stream import Row
+from vl2.data.raw_files import Json, find_files, image_bytes, image_file, parquet_rows
 from vl2.data.record import BoxPx, Record, StoredImage
 from vl2.datasets.box_questions import Query, absent_queries, check_size, clip_box, locate_records
 from vl2.datasets.conversion import Conversion, Converted, convert_rows

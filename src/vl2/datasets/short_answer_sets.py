@@ -1,4 +1,4 @@
-"""Converters of short-answer datasets: VQAv2, GQA, TextVQA, DocVQA, InfographicVQA and ChartQA."""
+"""Converters of short-answer datasets: VQAv2, GQA, KVQA, TextVQA, DocVQA, InfographicVQA and ChartQA."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from vl2.data.raw_files import Json, Row, find_file, find_files, image_file, index_by, read_json, read_list
+from vl2.data.disk_index import DiskIndex
+from vl2.data.json_stream import Row, list_rows, object_rows
+from vl2.data.raw_files import Json, find_file, find_files, image_file
 from vl2.data.record import Record
 from vl2.datasets.conversion import Conversion, Converted, convert_rows
 from vl2.datasets.question_answers import converse, short_question
@@ -24,14 +26,14 @@ def read_vqav2(conversion: Conversion) -> Converted:
     questions_file = find_file(conversion.folder, f"v2_OpenEnded_mscoco_{conversion.split}*_questions.json")
     part = questions_file.name.split("_")[3]  # train2014
     answers_file = find_file(conversion.folder, f"v2_mscoco_{part}_annotations.json")
-    answers = index_by(read_list(answers_file, "annotations"), "question_id")
+    answers = DiskIndex(list_rows(answers_file, "annotations"), "question_id")
 
     def make(row: Json) -> Iterator[Record]:
         name = f"{part}/COCO_{part}_{row['image_id']:012d}.jpg"
         turn = short_question(row["question"]), answers[row["question_id"]]["multiple_choice_answer"]
         yield converse(conversion, row["question_id"], [turn], [image_file(conversion.folder, name, f"images/{name}")])
 
-    return convert_rows(read_list(questions_file, "questions"), make)
+    return convert_rows(list_rows(questions_file, "questions"), make)
 
 
 def read_gqa(conversion: Conversion) -> Converted:
@@ -45,17 +47,13 @@ def read_gqa(conversion: Conversion) -> Converted:
     path = find_file(
         conversion.folder, f"{conversion.split}_questions.json", f"{conversion.split}_balanced_questions.json"
     )
-    questions = read_json(path)
-    if not isinstance(questions, dict):
-        raise UserError(f"{path.name} must hold an object of questions by id")
-    rows: list[Row] = [(f"question {id}", (id, row)) for id, row in questions.items()]
 
     def make(row: tuple[str, Json]) -> Iterator[Record]:
         id, question = row
         image = image_file(conversion.folder, f"images/{question['imageId']}.jpg", f"{question['imageId']}.jpg")
         yield converse(conversion, id, [(short_question(question["question"]), question["answer"])], [image])
 
-    return convert_rows(rows, make)
+    return convert_rows(object_rows(path), make)
 
 
 MAX_HINT_TOKENS = 50
@@ -79,17 +77,22 @@ def read_textvqa(conversion: Conversion) -> Converted:
         image = image_file(conversion.folder, f"train_images/{name}", f"{conversion.split}_images/{name}")
         # If answers are equally frequent, most_common() returns the one that occurs first.
         answer: str = Counter(row["answers"]).most_common(1)[0][0]
-        question, hint = row["question"], tokens.get(row["image_id"], {}).get("ocr_tokens", [])[:MAX_HINT_TOKENS]
+        question, hint = row["question"], _ocr_tokens(tokens, row["image_id"])
         if hint and conversion.random(row["question_id"]).random() < 0.5:
             question = f"{question.strip()}\nReference OCR token: {', '.join(hint)}"
         yield converse(conversion, row["question_id"], [(short_question(question), answer)], [image])
 
-    return convert_rows(read_list(path, "data"), make)
+    return convert_rows(list_rows(path, "data"), make)
 
 
-def _textvqa_tokens(conversion: Conversion) -> dict[str, Json]:
+def _textvqa_tokens(conversion: Conversion) -> DiskIndex | None:
     path = next(iter(sorted(conversion.folder.glob(f"TextVQA_Rosetta_OCR_*_{conversion.split}.json"))), None)
-    return index_by(read_list(path, "data"), "image_id") if path is not None else {}
+    return DiskIndex(list_rows(path, "data"), "image_id") if path is not None else None
+
+
+def _ocr_tokens(tokens: DiskIndex | None, image_id: str) -> list[str]:
+    found = tokens.rows(image_id) if tokens is not None else []
+    return found[-1].get("ocr_tokens", [])[:MAX_HINT_TOKENS] if found else []
 
 
 def read_docvqa(conversion: Conversion) -> Converted:
@@ -121,7 +124,7 @@ def read_questions(
         image = image_file(conversion.folder, *places)
         yield converse(conversion, row["questionId"], [(short_question(row["question"]), row["answers"][0])], [image])
 
-    return convert_rows(read_list(path, "data"), make)
+    return convert_rows(list_rows(path, "data"), make)
 
 
 def read_infovqa(conversion: Conversion) -> Converted:
@@ -136,6 +139,32 @@ def read_infovqa(conversion: Conversion) -> Converted:
         conversion.folder, *(f"{folder}{name}" for folder in ("infographicsvqa_qas/", "") for name in names)
     )
     return read_questions(conversion, path, "image_local_name", ("infographicsvqa_images/", "images/", ""))
+
+
+def read_kvqa(conversion: Conversion) -> Converted:
+    """Read KVQA: questions about the people in images of Wikipedia, which need knowledge of the world.
+
+        dataset.json          {"39346": {imgPath: "KVQAimgs/39346.jpg", Questions: [...], Answers: [...], wikiCap, ...}}
+        KVQAimgs/39346.jpg
+
+    The questions about an image are turns of one record. The image's caption names the people, without whom most
+    questions have no answer, so it is given with the first question. The split must be `all`: the file gives each
+    image a number in each of five divisions, and we could not confirm what the numbers mean.
+    """
+    if conversion.split != "all":
+        raise UserError(f"the split of kvqa must be all, got {conversion.split!r}")
+
+    def make(row: tuple[str, Json]) -> Iterator[Record]:
+        id, content = row
+        image = image_file(conversion.folder, content["imgPath"])
+        caption = f"The image's caption: {content['wikiCap'].strip()}\n" if content.get("wikiCap") else ""
+        # Answers that are counts are numbers in the file.
+        pairs = zip(content["Questions"], map(str, content["Answers"]), strict=True)
+        turns = [(short_question(question), answer) for question, answer in pairs]
+        turns[0] = caption + turns[0][0], turns[0][1]
+        yield converse(conversion, id, turns, [image])
+
+    return convert_rows(object_rows(find_file(conversion.folder, "dataset.json")), make)
 
 
 def read_chartqa(conversion: Conversion) -> Converted:
@@ -159,6 +188,7 @@ def read_chartqa(conversion: Conversion) -> Converted:
     return convert_rows(rows, make)
 
 
-def _chartqa_rows(path: Path) -> list[Row]:
-    """Return the questions of a file, numbered because they have no ids."""
-    return [(where, (path.stem, i, row)) for i, (where, row) in enumerate(read_list(path))]
+def _chartqa_rows(path: Path) -> Iterator[Row]:
+    """Yield the questions of a file, numbered because they have no ids."""
+    for i, (where, row) in enumerate(list_rows(path)):
+        yield where, row if isinstance(row, UserError) else (path.stem, i, row)

@@ -7,20 +7,12 @@ import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from vl2.data.raw_files import (
-    Json,
-    Row,
-    find_file,
-    find_files,
-    image_bytes,
-    parquet_rows,
-    read_json,
-    read_list,
-    read_text,
-)
+from vl2.data.json_stream import Row, list_rows, object_rows
+from vl2.data.raw_files import Json, find_file, find_files, image_bytes, parquet_rows, read_text
 from vl2.data.record import Record
 from vl2.datasets.conversion import Conversion, Converted, RowProblem, Table, convert_rows, parse_row
 from vl2.datasets.question_answers import Turn, converse, short_question
@@ -163,14 +155,9 @@ def read_tabfact(conversion: Conversion) -> Converted:
     The tables are text. They are drawn with `draw`, or written into the first question.
     """
     ids = find_file(conversion.folder, f"data/{conversion.split}_id.json")
-    wanted = {name for _, name in read_list(ids) if isinstance(name, str)}
-    rows: list[Row] = []
-    for path in find_files(conversion.folder, "collected_data/r*_training_all.json"):
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise UserError(f"{path.name} must hold an object of statements by table")
-        part = path.name.split("_")[0]
-        rows += [(f"{path.name} {name}", (part, name, row)) for name, row in content.items() if name in wanted]
+    wanted = {name for _, name in list_rows(ids) if isinstance(name, str)}
+    files = find_files(conversion.folder, "collected_data/r*_training_all.json")
+    rows = chain.from_iterable(_tabfact_rows(path, wanted) for path in files)
 
     def make(row: tuple[str, str, tuple[list[str], list[int], str]]) -> Iterator[Record]:
         part, name, (statements, labels, title) = row
@@ -182,6 +169,15 @@ def read_tabfact(conversion: Conversion) -> Converted:
         yield ask_table(conversion, f"{part}-{name.split('.')[0]}", table, turns, title=title)
 
     return convert_rows(rows, make)
+
+
+def _tabfact_rows(path: Path, wanted: set[str]) -> Iterator[Row]:
+    part = path.name.split("_")[0]
+    for where, row in object_rows(path):
+        if isinstance(row, UserError):
+            yield where, row
+        elif row[0] in wanted:
+            yield where, (part, *row)
 
 
 def _read_csv(folder: Path, name: str) -> Table:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from vl2.data.raw_files import Json, Row, find_files, jsonl_rows, parquet_rows, read_list
+from vl2.data.json_stream import Row, list_rows
+from vl2.data.raw_files import Json, find_files, jsonl_rows, parquet_rows
 from vl2.data.record import Message, Part, Record
 from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered
 from vl2.datasets.question_answers import converse, record, require_text
@@ -54,7 +55,7 @@ def _instruction_rows(files: list[Path]) -> Iterable[Row]:
     if files[0].suffix == ".jsonl":
         return jsonl_rows(files[0])
     if files[0].suffix == ".json":
-        return read_list(files[0])
+        return list_rows(files[0])
     return parquet_rows(files, ())
 
 

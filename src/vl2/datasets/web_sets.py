@@ -23,6 +23,7 @@ from vl2.data.raw_files import (
 )
 from vl2.data.record import Message, Part, Record, StoredImage
 from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered, rows_of_split
+from vl2.datasets.fetched_images import FetchedImages
 from vl2.datasets.question_answers import DESCRIBE, DESCRIBE_IN_DETAIL, PAGE_TO_HTML, TABLE_TO_HTML, converse, record
 from vl2.errors import UserError
 
@@ -98,37 +99,22 @@ def read_obelics(conversion: Conversion) -> Converted:
     files = find_files(
         conversion.folder, f"{conversion.split}-*.parquet", f"data/{conversion.split}-*.parquet", "*.parquet"
     )
-    fetched = _obelics_images(conversion)
+    fetched = FetchedImages(conversion.folder)
     rows = parquet_rows(files, ("images", "texts"))
 
     def make(row: tuple[int, Json]) -> Iterator[Record]:
         number, page = row
         places = zip(page["images"], page["texts"], strict=True)
-        kept = [text or _obelics_image(conversion, image, fetched) for image, text in places if text or image]
+        kept = [text or _obelics_image(image, fetched) for image, text in places if text or image]
         yield interleaved_record(conversion, number, [place for place in kept if place is not None])
 
     return convert_rows(numbered(rows), make)
 
 
-def _obelics_images(conversion: Conversion) -> dict[str, str]:
-    """Return the file of each URL that img2dataset downloaded."""
-    files = {}
-    for path in sorted((conversion.folder / "images").glob("*.parquet")):
-        for where, row in parquet_rows([path], ("url", "key", "status"), batch_rows=1024):
-            if isinstance(row, UserError):
-                raise UserError(f"{where}: {row}")
-            if row["status"] == "success":
-                files[row["url"]] = f"images/{path.stem}/{row['key']}.jpg"
-    return files
-
-
-def _obelics_image(conversion: Conversion, value: Any, fetched: dict[str, str]) -> StoredImage | None:
+def _obelics_image(value: Any, fetched: FetchedImages) -> StoredImage | None:
     """Return an image, or None if it is missing, cannot be read or fails the filters."""
     try:
-        if isinstance(value, str):
-            image = image_file(conversion.folder, fetched[value]) if value in fetched else None
-        else:
-            image = image_bytes(value, "of the page")
+        image = fetched.get(value) if isinstance(value, str) else image_bytes(value, "of the page")
     except UserError:
         return None
     return image if image is not None and fits(image, OBELICS_FILTERS) else None

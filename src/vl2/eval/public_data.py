@@ -18,7 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from vl2.data.raw_files import find_file, jsonl_rows, parquet_rows, read_list
+from vl2.data.json_stream import list_rows
+from vl2.data.raw_files import find_file, jsonl_rows, parquet_rows
 from vl2.errors import UserError
 
 Row = dict[str, Any]
@@ -61,10 +62,18 @@ def find_rows(folder: Path, stems: Sequence[str]) -> list[Path]:
 
 def released_rows(folder: Path, pattern: str, *keys: str) -> Iterator[Row]:
     """Yield the rows of a release's JSON file of questions, which is a list at the path of `keys`."""
-    for where, row in read_list(find_file(folder, pattern), *keys):
+    for where, row in checked_rows(list_rows(find_file(folder, pattern), *keys)):
         if not isinstance(row, dict):
             raise UserError(f"{where}: an object is needed, got {type(row).__name__}")
         yield row
+
+
+def checked_rows(rows: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield the rows; raise the first error among them. A benchmark is never run on a part of its items."""
+    for where, row in rows:
+        if isinstance(row, UserError):
+            raise UserError(f"{where}: {row}")
+        yield where, row
 
 
 def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -73,7 +82,7 @@ def _read(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
     elif path.suffix == ".jsonl":
         yield from jsonl_rows(path)
     elif path.suffix == ".json":
-        yield from read_list(path)
+        yield from list_rows(path)
     else:
         yield from _tsv_rows(path)
 

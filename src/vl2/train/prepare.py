@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -210,6 +211,9 @@ def num_steps(stage: Stage, plan: PackPlan | None) -> int:
     return total_steps(stage, 1 / samples_per_token)
 
 
+COUNT_IN_PROCESSES_FROM = 100_000  # records; for fewer, starting the processes takes longer than counting
+
+
 def _index(
     name: str, store: Records, processor: Processor, recipe: Recipe, folder: Path | None, ranks: Ranks, say: Say
 ) -> StoreIndex:
@@ -235,6 +239,7 @@ def _index(
             mask_prompt=stage.mask_prompt,
             is_pairs=_is_pairs(stage),
             after_each=section.heartbeat,
+            processes=(os.cpu_count() or 1) if len(store) >= COUNT_IN_PROCESSES_FROM else 1,
         )
         index.save(path)
     section.end()

@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from tests.curate.filters.examples import encoded, record, scene
 from vl2.curate.jobs.client import SentImage
 from vl2.curate.jobs.job_kinds import (
+    ANSWER_STYLE,
     ANSWER_STYLE_OF_CATEGORY,
     INSTRUCTIONS,
     DraftQa,
@@ -19,6 +20,7 @@ from vl2.curate.jobs.job_kinds import (
     RegenerateAnswer,
     ScoreWriting,
     TranslateQuery,
+    answer_style,
     instruction_for,
 )
 from vl2.curate.jobs.job_protocol import Unreadable, Unsuitable, clean_answer, numbered_parts
@@ -26,6 +28,8 @@ from vl2.curate.jobs.material import MAX_SIDE_PX, Material, camera_data, sent_im
 from vl2.curate.jobs.ocr import Line
 from vl2.curate.record_texts import texts_of
 from vl2.data.record import Labeled, Message, Part, Record
+from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER, TABLE_TO_HTML, TRANSCRIBE
+from vl2.datasets.reading_sets import FORMULA_TO_LATEX
 from vl2.errors import UserError
 
 LINES = (
@@ -59,6 +63,43 @@ def test_instructions_vary_with_the_record_and_stay_with_it() -> None:
     chosen = [instruction_for(f"r-{number}") for number in range(200)]
     assert set(chosen) == set(INSTRUCTIONS)
     assert chosen == [instruction_for(f"r-{number}") for number in range(200)]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Extract all fields as JSON.",
+        "用JSON提取这张表的内容。",
+        f"What is the total?\n{SHORT_ANSWER}",
+        f"Which one?\nA. 1\nB. 2\n{OPTION_LETTER}",
+        *TABLE_TO_HTML[:2],
+        *FORMULA_TO_LATEX,
+        "Is it red? Answer yes or no.",
+        "这是什么？用一个词回答。",
+    ],
+)
+def test_a_question_that_names_the_form_of_its_answer_keeps_it(question: str) -> None:
+    asked = record("o", scene(0), question=question, answer="{}", category="ocr")
+    text = RegenerateAnswer().ask(asked, MATERIAL).text
+    assert question in text
+    assert "The question names the form of the answer" in text
+    assert not any(style in text for style in (*ANSWER_STYLE_OF_CATEGORY.values(), ANSWER_STYLE))
+
+
+@pytest.mark.parametrize("question", [*TRANSCRIBE, "What does the sign say?", "图中写了什么？"])
+def test_other_questions_get_the_style_of_their_category(question: str) -> None:
+    asked = record("o", scene(0), question=question, answer="x", category="ocr")
+    text = RegenerateAnswer().ask(asked, MATERIAL).text
+    assert ANSWER_STYLE_OF_CATEGORY["ocr"] in text
+    assert "the form of the answer" not in text
+
+
+def test_a_conversation_of_both_kinds_says_which_question_is_which() -> None:
+    style = answer_style(
+        "ocr", ["Read the text.", "Give the fields as JSON.", "And the date?", "Yes or no: is it paid?"]
+    )
+    assert style.startswith("Questions 2, 4 name the form of the answer")
+    assert style.endswith(f"The other questions: {ANSWER_STYLE_OF_CATEGORY['ocr']}")
 
 
 def test_records_without_an_image_or_with_boxes_are_not_captioned() -> None:

@@ -169,7 +169,7 @@ class DuplicateImage(OrderedFilter):
         self._seen: list[_KeptImage] = []  # by the number of its hash in the index
         self.measure = MeasureImages(root=root, same_question=same_question)
 
-    def judge(self, record: Record, measured: ImageHashes) -> Verdict:
+    def judge(self, record_id: str, measured: ImageHashes) -> Verdict:
         if measured.problem:
             return dropped(measured.problem)
         matches = [self._match(image_hash, measured.question) for image_hash in measured.hashes]
@@ -179,7 +179,7 @@ class DuplicateImage(OrderedFilter):
             return dropped(f"its images are those of {self._seen[first].record_id}, {bits} bits apart")
         for image_hash in measured.hashes:
             self.index.add(image_hash)
-            self._seen.append(_KeptImage(record_id=record.id, question=measured.question))
+            self._seen.append(_KeptImage(record_id=record_id, question=measured.question))
         return KEPT
 
     def _match(self, image_hash: int, question: int) -> int | None:

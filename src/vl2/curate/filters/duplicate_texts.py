@@ -123,12 +123,12 @@ class DuplicateText(OrderedFilter):
         self._ids: list[str] = []
         self.measure = MeasureText(with_images=with_images)
 
-    def judge(self, record: Record, measured: Signature | None) -> Verdict:
+    def judge(self, record_id: str, measured: Signature | None) -> Verdict:
         if measured is None:
             return KEPT
         match = self.index.nearest(measured)
         if match is not None:
             return dropped(f"its text is that of {self._ids[match[0]]}, similarity {match[1]:.2f}")
         self.index.add(measured)
-        self._ids.append(record.id)
+        self._ids.append(record_id)
         return KEPT

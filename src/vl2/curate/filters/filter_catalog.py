@@ -126,5 +126,5 @@ class OrderedCategoryFilter(OrderedFilter):
         self.measure = _CategoryMeasure(inner=inner.measure, categories=tuple(categories))
         self._inner = inner
 
-    def judge(self, record: Record, measured: Any) -> Verdict:
-        return self._inner.judge(record, measured[0]) if measured else KEPT
+    def judge(self, record_id: str, measured: Any) -> Verdict:
+        return self._inner.judge(record_id, measured[0]) if measured else KEPT

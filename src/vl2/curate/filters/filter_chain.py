@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from vl2.data.ray_map import MapBackend, map_in_order
 from vl2.data.record import Record
@@ -60,11 +60,11 @@ class OrderedFilter(ABC):
     measure: Callable[[Record], Any]
 
     @abstractmethod
-    def judge(self, record: Record, measured: Any) -> Verdict:
+    def judge(self, record_id: str, measured: Any) -> Verdict:
         """Return the verdict on a measured record, and remember the record if it is kept."""
 
     def __call__(self, record: Record) -> Verdict:
-        return self.judge(record, self.measure(record))
+        return self.judge(record.id, self.measure(record))
 
 
 @dataclass(kw_only=True)
@@ -101,10 +101,10 @@ def run_filters(
     counts = Counts() if counts is None else counts
     with nullcontext() if ledger is None else ledger.open("w", encoding="utf-8") as file:
         for record, findings in map_in_order(StatelessChain(filters).measure, records, on):
-            verdict, by = _judge(record, filters, findings)
+            verdict, by = judge(record.id, filters, findings)
             counts.add(verdict, by)
             if file is not None:
-                _write(file, record, verdict, by)
+                file.write(ledger_line(record.id, record.source, verdict, by))
             if verdict.kept:
                 yield record
 
@@ -113,7 +113,7 @@ class StatelessChain:
     """The stateless part of a chain of filters, which may run on any machine."""
 
     def __init__(self, filters: Sequence[Filter | OrderedFilter]) -> None:
-        # OnlyIn `measure` of an ordered filter is sent to other machines, not its state.
+        # Only `measure` of an ordered filter is sent to other machines, not its state.
         self._steps = [(each.measure if isinstance(each, OrderedFilter) else each) for each in filters]
 
     def measure(self, record: Record) -> tuple[Record, list[Any]]:
@@ -126,15 +126,16 @@ class StatelessChain:
         return record, findings
 
 
-def _judge(record: Record, filters: Sequence[Filter | OrderedFilter], findings: list[Any]) -> tuple[Verdict, str]:
+def judge(record_id: str, filters: Sequence[Filter | OrderedFilter], findings: list[Any]) -> tuple[Verdict, str]:
+    """Return the verdict of a chain on a measured record, and the filter that dropped it, or ""."""
     verdict = Verdict(kept=True)
     for each, found in zip(filters, findings, strict=False):
-        verdict = each.judge(record, found) if isinstance(each, OrderedFilter) else found
+        verdict = each.judge(record_id, found) if isinstance(each, OrderedFilter) else found
         if not verdict.kept:
             return verdict, each.name
     return verdict, ""
 
 
-def _write(file: TextIO, record: Record, verdict: Verdict, by: str) -> None:
-    line = {"id": record.id, "source": record.source, "kept": verdict.kept, "filter": by, "why": verdict.why}
-    file.write(json_line(line))
+def ledger_line(id: str, source: str, verdict: Verdict, by: str) -> str:
+    """Return the line of a ledger for the verdict on a record; `by` is the filter that dropped it, or ""."""
+    return json_line({"id": id, "source": source, "kept": verdict.kept, "filter": by, "why": verdict.why})

@@ -146,4 +146,4 @@ def _replay_part(part: list[Found], lines: list[dict[str, Any]], filters: Sequen
 def _replay(record: Record, filters: Sequence[AnyFilter]) -> None:
     for each in filters:
         if isinstance(each, OrderedFilter):
-            each.judge(record, each.measure(record))
+            each.judge(record.id, each.measure(record))

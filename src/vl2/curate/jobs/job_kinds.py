@@ -5,7 +5,8 @@ original caption, with varied instructions as in PixelProse.
 
 `RegenerateAnswer` answers the questions of a record again, from the image and the text on it. This is the paper's
 remedy for public answers that are short, poor in OCR or hallucinated. The prompt omits the old answers, because a model
-that sees an answer repeats it.
+that sees an answer repeats it. A question that names the form of its answer (JSON, a single word) keeps it; the others
+get the style of the record's category.
 
 `ScoreWriting` scores the writing of an answer from 1 to 10, and drops badly written ones. A language model sees the
 text only, without the image, which finds the repetition of captioning models. The paper gives no scale, threshold or
@@ -25,7 +26,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vl2.curate.jobs.client import ChatRequest
@@ -132,6 +133,19 @@ ANSWER_STYLE_OF_CATEGORY = {
     "web_to_code": "Give the complete code in one code block, and nothing else.",
     "plot_to_code": "Give the complete code in one code block, and nothing else.",
 }
+# A question that names the form of its answer: the category's style would contradict it.
+OWN_FORM = re.compile(
+    r"\b(JSON|XML|YAML|CSV|HTML|Markdown|LaTeX|SVG)\b"
+    r"|\b(single|one|few) (word|phrase|sentence)|\bword or phrase\b|\bin one line\b|\bas a (list|table)\b"
+    r"|\boption'?s? letter|\bletter of\b|\byes or no\b|\btrue or false\b"
+    r"|一个词|单词|短语|一句话|选项|字母|是或否|是还是否|列表|表格形式",
+    # ASCII, so that a Chinese character next to a name such as JSON does not make it part of a longer word.
+    re.IGNORECASE | re.ASCII,
+)
+KEEP_FORM = (
+    "{which} the form of the answer, such as JSON, a single word or the letter of an option: give exactly that form, "
+    "complete, and nothing else."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +161,7 @@ class RegenerateAnswer:
         check_no_boxes(record)
         questions = _questions(record)
         listed = "\n".join(f"{number}. {question}" for number, question in enumerate(questions, start=1))
-        style = ANSWER_STYLE_OF_CATEGORY.get(record.category, ANSWER_STYLE)
+        style = answer_style(record.category, questions)
         hints = material.ocr_hints()
         ocr = [f"OCR text:\n{hints}"] if hints else []
         text = "\n\n".join([f"Questions:\n{listed}", *ocr, style, NUMBERED])
@@ -157,6 +171,19 @@ class RegenerateAnswer:
         clean_answer(answer)
         answers = [clean_answer(part) for part in numbered_parts(answer, len(_questions(record)))]
         return JobResult(record=with_answers(record, answers))
+
+
+def answer_style(category: str, questions: Sequence[str]) -> str:
+    """Return how to answer: the form that a question asks for, and the style of the category for the others."""
+    style = ANSWER_STYLE_OF_CATEGORY.get(category, ANSWER_STYLE)
+    own = [number for number, question in enumerate(questions, start=1) if OWN_FORM.search(question)]
+    if not own:
+        return style
+    if len(own) == len(questions):
+        return KEEP_FORM.replace("{which}", "Each question names" if len(own) > 1 else "The question names")
+    which = "Question {} names" if len(own) == 1 else "Questions {} name"
+    kept = KEEP_FORM.replace("{which}", which.replace("{}", ", ".join(map(str, own))))
+    return f"{kept}\nThe other questions: {style}"
 
 
 def _questions(record: Record) -> list[str]:

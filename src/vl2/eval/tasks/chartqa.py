@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from vl2.data.raw_files import find_files, read_list
+from vl2.data.json_stream import list_rows
+from vl2.data.raw_files import find_files
 from vl2.eval.protocols import ask_short, ask_short_as_is, ask_with
-from vl2.eval.public_data import Dataset, images_of, read_rows, stems_of, texts
+from vl2.eval.public_data import Dataset, checked_rows, images_of, read_rows, stems_of, texts
 from vl2.eval.score.text_rules import relaxed_accuracy
 from vl2.eval.task import DataSource, Item, Protocol, Score, Task, mean_score
 
@@ -38,7 +39,7 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
 def _released(folder: Path, split: str) -> Iterator[Item]:
     for path in find_files(folder, f"{split}/{split}_*.json"):
         part = path.stem.removeprefix(f"{split}_")
-        for number, (_, row) in enumerate(read_list(path)):
+        for number, (_, row) in enumerate(checked_rows(list_rows(path))):
             image = folder / split / "png" / str(row["imgname"])
             yield Item(
                 id=f"{part}-{number}", question=row["query"], images=(image,), gold=str(row["label"]), part=part,

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vl2.data.raw_files import find_file, read_list
+from vl2.data.json_stream import list_rows
+from vl2.data.raw_files import find_file
 from vl2.errors import UserError
 from vl2.eval.protocols import ask_short, score_exact
+from vl2.eval.public_data import checked_rows
 from vl2.eval.task import DataSource, Item, Protocol, Task, mean_score
 
 
 def read(task: Task, source: DataSource) -> Iterator[Item]:
     folder = source.folder(task)
     file = find_file(folder, f"{source.split or 'test'}/questions.json", f"*/{source.split or 'test'}/questions.json")
-    for number, (place, row) in enumerate(read_list(file)):
+    for number, (place, row) in enumerate(checked_rows(list_rows(file))):
         if not isinstance(row, list) or len(row) != 3:
             raise UserError(f"{place} must be [question, answer, image], got {row!r:.60}")
         question, answer, image = row
