@@ -21,7 +21,7 @@ from vl2.synth import fonts
 from vl2.synth.draft import Draft
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.synth.table_questions import Asked, ask_number
-from vl2.synth.tables import Table, choose_table, made_up, read_tables, write_number
+from vl2.synth.tables import Table, choose_table, made_up, tables_in, write_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,6 +68,9 @@ class Chart(Source):
     def own_licence(self) -> str:
         return UNKNOWN_LICENCE if self.tables else super().own_licence()
 
+    def builtin_inputs(self) -> tuple[str, ...]:
+        return () if self.tables else ("tables",)
+
     def draft(self, rng: random.Random) -> Draft:
         task, kind = self.pick_task(rng), rng.choice(KINDS)
         printed = task in EXACT or rng.random() < 0.5
@@ -92,10 +95,13 @@ class Chart(Source):
         `invent` makes a table with random numbers; otherwise one of the given tables is used.
         """
         languages = fonts.languages(self.font_folders)
-        if invent:
-            table: Table | None = made_up(rng, rng.choice(languages))
+        table: Table | None
+        if invent and not self.tables:
+            table = made_up(rng, rng.choice(languages))
         else:
-            table = choose_table(rng, read_tables(self.tables), languages, max_rows=9, max_columns=5)
+            table = choose_table(rng, tables_in(self.tables, languages), max_rows=9, max_columns=5)
+            if invent and table is not None:  # random numbers, with the names of a real table
+                table = made_up(rng, table.language, table.column(0))
         if table is None or not table.numeric_columns:
             return None
         table = table.part(range(len(table.rows)), [0, rng.choice(table.numeric_columns)])

@@ -75,6 +75,10 @@ class Source(abc.ABC):
         """Return the licence of the records: CC0 if all content is generated, otherwise that of the given data."""
         return "CC0-1.0"
 
+    def builtin_inputs(self) -> tuple[str, ...]:
+        """Return the settings for real texts or tables that are not set, so that the few built-in ones are drawn."""
+        return ()
+
     def pick_task(self, rng: random.Random) -> str:
         return rng.choice(self.tasks or self.tasks_known)
 

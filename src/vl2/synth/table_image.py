@@ -22,7 +22,7 @@ from vl2.synth.draft import Draft, store
 from vl2.synth.page import Color, Page, line_height, text_width, wrap
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.synth.table_questions import Asked, ask_lookup, ask_number, ask_rows
-from vl2.synth.tables import Table, choose_table, made_up, read_tables
+from vl2.synth.tables import Table, choose_table, made_up, tables_in
 
 STYLES = ("grid", "zebra", "header", "rules", "open")
 CONVERT = {
@@ -60,6 +60,9 @@ class TableImage(Source):
     def own_licence(self) -> str:
         return UNKNOWN_LICENCE if self.tables else super().own_licence()
 
+    def builtin_inputs(self) -> tuple[str, ...]:
+        return () if self.tables else ("tables",)
+
     def draft(self, rng: random.Random) -> Draft:
         task = self.pick_task(rng)
         invent = rng.random() < 1 / 3
@@ -81,10 +84,12 @@ class TableImage(Source):
 
     def _table(self, rng: random.Random, *, invent: bool) -> Table | None:
         languages = fonts.languages(self.font_folders)
-        if invent:
+        if invent and not self.tables:
             return made_up(rng, rng.choice(languages))
-        tables = read_tables(self.tables)
-        return choose_table(rng, tables, languages, max_rows=self.max_rows, max_columns=self.max_columns)
+        tables = tables_in(self.tables, languages)
+        table = choose_table(rng, tables, max_rows=self.max_rows, max_columns=self.max_columns)
+        # The numbers of an invented table are random, but its rows have the names of a real one.
+        return made_up(rng, table.language, table.column(0)) if invent and table else table
 
 
 def _ask(table: Table, task: str, rng: random.Random) -> Asked | None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from vl2.data import locate_phrases
 from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
+from vl2.synth.builtin_inputs import missing_texts
 from vl2.synth.distort import Distorted, distort
 from vl2.synth.draft import Draft
 from vl2.synth.page import Page, choose_paper, ink_for, line_height, make_paper, text_width, wrap
@@ -62,7 +63,7 @@ class TextImage(Source):
     category = "ocr"
     tasks_known: ClassVar[tuple[str, ...]] = ("words", "line", "paragraph", "lines", "nth_line", "locate")
 
-    texts_en: str | None = None  # path of a text file with one passage per line; None uses the built-in passages
+    texts_en: str | None = None  # a text file with a passage per line, or a corpus; None uses the built-in passages
     texts_zh: str | None = None
     font_folders: tuple[str, ...] | None = None  # None uses the folders of the system
     languages: tuple[str, ...] = ("en", "zh")
@@ -70,6 +71,9 @@ class TextImage(Source):
 
     def own_licence(self) -> str:
         return UNKNOWN_LICENCE if self.texts_en or self.texts_zh else super().own_licence()
+
+    def builtin_inputs(self) -> tuple[str, ...]:
+        return missing_texts(self.languages, self.texts_en, self.texts_zh, self.font_folders)
 
     def draft(self, rng: random.Random) -> Draft:
         possible = [lang for lang in self.languages if lang in fonts.languages(self.font_folders)]
@@ -105,8 +109,7 @@ class TextImage(Source):
 
     def _text(self, rng: random.Random, task: str, language: str) -> str:
         path = self.texts_zh if language == "zh" else self.texts_en
-        passages = words.read_passages(path) if path else words.PASSAGES[language]
-        passage = rng.choice(passages)
+        passage = words.choose_passage(rng, language, path)
         if task == "words":
             return _some_words(rng, passage, language) if path else rng.choice(words.COMMON[language])
         if task == "line":
