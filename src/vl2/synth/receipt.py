@@ -13,10 +13,10 @@ from typing import ClassVar
 from vl2.data import locate_phrases
 from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
-from vl2.synth.distort import distort
 from vl2.synth.draft import Draft
 from vl2.synth.page import Page, ink_for, line_height, make_paper, text_width
-from vl2.synth.source import Dropped, Source
+from vl2.synth.photograph import take_picture
+from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 
 TITLES = {
     "en": {"date": "Date", "no": "Receipt No", "sub": "Subtotal", "tax": "Tax", "total": "TOTAL", "cash": "Cash",
@@ -56,6 +56,7 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "read": ("请逐行抄录这张小票。", "读出小票上的全部文字。"),
     },
 }
+MAX_NAME = {"en": 26, "zh": 14}  # characters of a product that fit on a line, as tills cut them
 FIELDS = ("shop", "date", "total", "tax", "change")
 # Labels for questions about locations. They name the values, because the boxes are those of the values, not titles.
 LABELS = {
@@ -109,8 +110,11 @@ def money(cents: int) -> str:
     return f"{cents // 100}.{cents % 100:02d}"
 
 
-def make_purchase(rng: random.Random, language: str) -> Purchase:
-    chosen = rng.sample(words.GOODS[language], rng.randint(2, 8))
+def make_purchase(rng: random.Random, language: str, goods: str | None = None) -> Purchase:
+    """Return a random purchase. `goods` is a text file with a name of a product per line; None is the built-in ones."""
+    known = words.read_passages(goods) if goods else words.GOODS[language]
+    sampled = rng.sample(known, min(len(known), rng.randint(2, 8)))
+    chosen = dict.fromkeys(name[: MAX_NAME[language]].strip() for name in sampled)
     items = tuple(
         ReceiptItem(name=good, count=rng.choice((1, 1, 1, 2, 3)), price_cents=rng.randint(40, 2999)) for good in chosen
     )
@@ -182,20 +186,26 @@ class Receipt(Source):
     category = "ocr"
     tasks_known: ClassVar[tuple[str, ...]] = ("field", "item", "json", "read", "locate")
 
+    goods_en: str | None = None  # a text file with the name of a product per line; None uses the built-in names
+    goods_zh: str | None = None
     font_folders: tuple[str, ...] | None = None
     languages: tuple[str, ...] = ("en", "zh")
     max_distortions: int = 3
+    photographed: float = 0.3
+
+    def own_licence(self) -> str:
+        return UNKNOWN_LICENCE if self.goods_en or self.goods_zh else super().own_licence()
 
     def draft(self, rng: random.Random) -> Draft:
         language = rng.choice([lang for lang in self.languages if lang in fonts.languages(self.font_folders)] or ["en"])
         task = self.pick_task(rng)
-        purchase = make_purchase(rng, language)
+        purchase = make_purchase(rng, language, self.goods_zh if language == "zh" else self.goods_en)
         rows = rows_of(purchase, language)
         face = fonts.choose_face(rng, "".join(row.left + row.right for row in rows), self.font_folders)
         if face is None:
             raise Dropped("no font covers the text")
         page, boxes = _print(rows, fonts.load(face, rng.randint(14, 22)), rng)
-        picture = distort(page.image, rng, rng.randint(0, self.max_distortions))
+        picture = take_picture(page.image, rng, max_distortions=self.max_distortions, photographed=self.photographed)
         draft = Draft(
             language=language, traits={"task": task, "font": face.name, "distortion": "+".join(picture.names)}
         )

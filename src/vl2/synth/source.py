@@ -33,6 +33,7 @@ LEAST = {
     "max_chars_en": 2, "max_chars_zh": 2, "max_columns": 2, "max_distortions": 0, "max_objects": 1, "max_of_kind": 1,
     "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64, "turns": 1,
 }  # fmt: skip
+SHARES = {"handwritten", "photographed", "stamped"}  # settings that are the share of pictures with that property
 # The licence of records made from the user's own texts or tables, whose terms only the user knows. The catalog of
 # public data sets uses the same word.
 UNKNOWN_LICENCE = "check"
@@ -91,6 +92,9 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
         raise UserError(f"languages of {name} are {' and '.join(LANGUAGES)}, or one of them, got {given}")
     if settings.get("form", FORMS[0]) not in FORMS:
         raise UserError(f"form of {name} is one of {', '.join(FORMS)}, got {settings['form']!r}")
+    for setting in SHARES & settings.keys():
+        if not 0 <= settings[setting] <= 1:
+            raise UserError(f"{setting} of {name} must be a share from 0 to 1, got {settings[setting]}")
     for setting, least in LEAST.items():
         if settings.get(setting, least) < least:
             raise UserError(f"{setting} of {name} must be at least {least}, got {settings[setting]}")

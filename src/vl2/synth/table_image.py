@@ -17,9 +17,9 @@ from PIL import Image
 from vl2.data.record import BoxPx
 from vl2.errors import UserError
 from vl2.synth import fonts
-from vl2.synth.distort import distort
 from vl2.synth.draft import Draft, store
 from vl2.synth.page import Color, Page, line_height, text_width, wrap
+from vl2.synth.photograph import take_picture
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.synth.table_questions import Asked, ask_lookup, ask_number, ask_rows
 from vl2.synth.tables import Table, choose_table, made_up, tables_in
@@ -56,6 +56,7 @@ class TableImage(Source):
     max_rows: int = 12
     max_columns: int = 5
     max_distortions: int = 2
+    photographed: float = 0.15
 
     def own_licence(self) -> str:
         return UNKNOWN_LICENCE if self.tables else super().own_licence()
@@ -76,7 +77,7 @@ class TableImage(Source):
             raise Dropped("no table fits the task")
         style = rng.choice(STYLES)
         image, _ = draw_table(table, fonts.load(face, rng.randint(13, 20)), style, rng)
-        picture = distort(image, rng, rng.randint(0, self.max_distortions))
+        picture = take_picture(image, rng, max_distortions=self.max_distortions, photographed=self.photographed)
         draft = Draft(language=table.language, traits={"task": task, "style": style, "font": face.name})
         draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
         draft.ask(asked.question, asked.answer)
