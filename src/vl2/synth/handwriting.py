@@ -1,6 +1,6 @@
 """Write a line as a pen does: every letter a little higher, larger or more tilted than the one before.
 
-`vl2 data fetch handwriting` gets handwriting fonts. Without them the letters of an italic or of any other font are moved
+`vl2 data fetch handwriting` gets handwriting fonts. Without them the letters of an italic or another font are moved
 in the same way.
 """
 

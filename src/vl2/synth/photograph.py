@@ -183,7 +183,8 @@ def _shadow(size: Size, rng: random.Random) -> Pixels:
     shade = shade.filter(ImageFilter.GaussianBlur(min(size) * rng.uniform(0.03, 0.09)))
     if rng.random() < 0.5:
         shade = shade.transpose(Image.Transpose.ROTATE_180)
-    return np.asarray(shade, dtype=np.float32) / 255
+    level: Pixels = np.asarray(shade, dtype=np.float32) / np.float32(255)
+    return level
 
 
 def _crumple(page: Image.Image, rng: random.Random) -> Image.Image:

@@ -31,7 +31,8 @@ FORMS = ("mixed", "worked", "concise")  # form of solutions: either, with the st
 # The minimum of each setting, for every source that has it. Below it there would be nothing to draw or to ask.
 LEAST = {
     "max_chars_en": 2, "max_chars_zh": 2, "max_columns": 2, "max_distortions": 0, "max_objects": 1, "max_of_kind": 1,
-    "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64, "turns": 1,
+    "max_pages": 2, "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64,
+    "turns": 1,
 }  # fmt: skip
 SHARES = {"handwritten", "photographed", "stamped"}  # settings that are the share of pictures with that property
 # The licence of records made from the user's own texts or tables, whose terms only the user knows. The catalog of
