@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from vl2.curate.diversity import COLUMNS as DIVERSITY_COLUMNS
+from vl2.curate.diversity import Diversity, as_rows
 from vl2.data.index import TokenCounts
 from vl2.data.record import Record
 from vl2.data.store.access import Records
@@ -109,13 +111,16 @@ MAX_SIDE_PX = 900  # of an image on the page
 MAX_LABELS = 4  # labels drawn on an image
 
 
-def page(title: str, items: Sequence[PreviewItem | Problem]) -> str:
-    """Return the HTML page."""
+def page(title: str, items: Sequence[PreviewItem | Problem], measured: Sequence[Diversity] = ()) -> str:
+    """Return the HTML page. `measured` has how varied each source is."""
     return render(
         "curate/preview.jinja",
         title=title,
         style="curate/preview.css",
         items=items,
+        columns=DIVERSITY_COLUMNS,
+        rows=as_rows(measured),
+        warnings=[warning for each in measured for warning in each.warnings()],
         is_problem=lambda item: isinstance(item, Problem),
         facts=_facts,
         counts=_counts,
