@@ -9,7 +9,7 @@ from vl2.synth import fonts
 from vl2.synth.source import Source
 
 # There are 10 sentences per language, some 100 single words and 5 tables. In 1,000 pictures each sentence is shown some
-# 30 times, which is enough to try a source or a training run. More pictures hardly add an answer that was not seen.
+# 40 times, which is enough to try a source or a training run. More pictures hardly add an answer that was not seen.
 MAX_BUILTIN = 1000
 
 
