@@ -130,9 +130,10 @@ class Form(Source):
         text = "".join((filled.head, *filled.values, *filled.values.values(), *filled.choices))
         options = "".join("".join(CHOICES[language][title]) for title in filled.choices)
         by_hand = rng.random() < self.handwritten
-        choose = choose_hand if by_hand else fonts.choose_face
         printed = fonts.choose_face(rng, text + options, self.font_folders)
-        written = choose(rng, text + options, self.hand_folders if by_hand else self.font_folders)
+        written = choose_hand(rng, text + options, self.hand_folders) if by_hand else None
+        if written is None:  # few handwriting fonts have traditional or rare characters
+            by_hand, written = False, fonts.choose_face(rng, text + options, self.font_folders)
         if printed is None or written is None:
             raise Dropped("no font covers the text")
         stamp = draw_stamp(rng, language, self.font_folders) if task == "stamp" or rng.random() < self.stamped else None
