@@ -119,6 +119,7 @@ class Article(Source):
         blocks, face = self._write(rng, language, num_pages, has_figures=task in ("caption", "locate"))
         layout = choose_layout(rng, face, self.max_columns)
         pages = draw_pages(blocks, layout, language, num_pages, rng)
+        pages = pages[: 1 + max(page for block in blocks for page, _ in block.boxes)]  # few texts may fill fewer
         photographed = float(rng.random() < self.photographed)  # all pages of an article, or none
         pictures = [
             take_picture(page, rng, max_distortions=self.max_distortions, photographed=photographed) for page in pages

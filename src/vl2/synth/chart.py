@@ -38,7 +38,7 @@ EXACT = ("value", "difference", "sum", "count", "table")  # tasks that need the 
 LIBRARIES = ("matplotlib", "vega")
 # Style sheets that come with matplotlib; "" is its own look with our palettes, grids and frames.
 STYLES = (
-    "", "", "", "default", "classic", "ggplot", "bmh", "fivethirtyeight", "Solarize_Light2", "dark_background",
+    "", "", "", "default", "ggplot", "bmh", "fivethirtyeight", "Solarize_Light2", "dark_background",
     "grayscale", "tableau-colorblind10", "petroff10", "seaborn-v0_8", "seaborn-v0_8-darkgrid", "seaborn-v0_8-whitegrid",
     "seaborn-v0_8-ticks", "seaborn-v0_8-pastel", "seaborn-v0_8-muted", "seaborn-v0_8-colorblind",
 )  # fmt: skip
