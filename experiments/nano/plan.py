@@ -58,6 +58,8 @@ class RunRecipe:
     reuse: float
     sources: Mapping[str, SourceEntry]
     stages: tuple[StageEntry, ...]
+    model: Mapping[str, str] = field(default_factory=lambda: {"name": "nano", "init": "random"})
+    """what the first stage starts from, as in the recipe of `vl2 train`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +134,12 @@ def num_steps(run: RunRecipe, stage: StageEntry, core_hours: float) -> int:
 
 
 def make_plans(run: RunRecipe, core_hours: float, where: Where) -> list[StagePlan]:
-    """Return the stages in order; each starts from the one before, the first from random weights."""
+    """Return the stages in order; each starts from the one before, the first from the recipe's model."""
     if not core_hours > 0:
         raise UserError(f"the budget must be a positive number of core-hours, got {core_hours:g}")
     plans = list[StagePlan]()
     for number, stage in enumerate(run.stages):
-        model = {"name": str(plans[-1].export)} if plans else {"name": "nano", "init": "random"}
+        model = {"name": str(plans[-1].export)} if plans else dict(run.model)
         size = Size(steps=num_steps(run, stage, core_hours), batch=batch_size(run, stage, core_hours))
         make = _warm_up if stage.warm_up else _train
         recipe = make(run, stage, size, model, where, run.seed + number)

@@ -53,8 +53,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old file or the new one, never a part of it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file atomically: readers see the old file or the new one, never a part of it.
 
     Missing folders are created, and a lone surrogate is written as a question mark. Raise UserError if the file cannot
     be written; then an older file stays unchanged.
@@ -62,7 +62,10 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8", errors="replace")
+        if isinstance(content, bytes):
+            partial.write_bytes(content)
+        else:
+            partial.write_text(content, encoding="utf-8", errors="replace")
         partial.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

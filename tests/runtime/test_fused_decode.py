@@ -98,6 +98,28 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(size: str, scheme: SchemeN
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
+@pytest.mark.parametrize("size", MODELS)
+@torch.inference_mode()
+def test_tokens_of_one_sequence_have_the_same_bits_together_and_one_by_one(
+    size: str, scheme: SchemeName | None
+) -> None:
+    model = model_of(size, scheme)
+    language, together, alone = fused(model), filled_cache(model), filled_cache(model)
+    following = {0: [5, 9, 11, 6, 5], 1: [8], 2: [7, 7]}
+    rows = [together.rows(row, row + 1) for row in following]
+    ids = [token for tokens in following.values() for token in tokens]
+    joint = language.decode(ids, [rows[row] for row, tokens in following.items() for _ in tokens])
+    assert [row.lengths[0] for row in rows] == [PROMPTS[row] + len(tokens) for row, tokens in following.items()]
+    single = []
+    for row, tokens in following.items():
+        cache = alone.rows(row, row + 1)
+        single += [language.decode([token], [cache])[0].clone() for token in tokens]
+    assert torch.equal(joint, torch.stack(single))
+    for ours, theirs in zip(together.layers, alone.layers, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 @torch.inference_mode()
 def test_rows_of_several_caches_are_decoded_like_rows_of_one() -> None:
     model = model_of("tiny")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def file_items(
         raise UserError(f"dpi must be in 18..600, got {dpi}")
     items = [
         item
-        for name, path in _files(inputs, leave_out)
+        for name, path in input_files(inputs, leave_out)
         for item in (_page_items(name, path, question, options, dpi) if path.suffix.lower() == ".pdf"
                      else [_image_item(name, path, question, options)])
     ]  # fmt: skip
@@ -57,7 +58,7 @@ def file_items(
     return items
 
 
-def _files(inputs: Sequence[str], leave_out: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+def input_files(inputs: Sequence[str], leave_out: Sequence[Path] = ()) -> Iterator[tuple[str, Path]]:
     """Yield (name, path) of each input file. The name of a file in a folder is its path within that folder."""
     for text in inputs:
         path = local_path(text)
@@ -119,13 +120,13 @@ def require_library() -> None:
 
 def count_pages(path: Path) -> int:
     """Return the number of pages of a PDF file. Raise UserError if it cannot be opened."""
-    with _open(path) as document:
+    with open_pdf(path) as document:
         return len(document)
 
 
 def draw_page(path: Path, number: int, dpi: int) -> Image.Image:
     """Render page `number`, counted from 1, as an RGB image. Raise UserError if that fails."""
-    with _open(path) as document:
+    with open_pdf(path) as document:
         try:
             page = document[number - 1]
             width, height = page.get_size()  # in points
@@ -136,7 +137,8 @@ def draw_page(path: Path, number: int, dpi: int) -> Image.Image:
         return picture
 
 
-def _open(path: Path) -> PdfDocument:
+def open_pdf(path: Path) -> PdfDocument:
+    """Open a PDF file. Raise UserError if that is not possible, or if pypdfium2 is not installed."""
     try:
         document: PdfDocument = _library().PdfDocument(path)
         return document
@@ -153,3 +155,17 @@ def _library() -> Any:
     except ImportError:
         raise UserError(f"PDF files need pypdfium2: {install_extra('pdf')}") from None
     return pypdfium2
+
+
+def page_range(text: str | None) -> tuple[int, int]:
+    """Parse "3", "2-5" or "2-" to the first and the last page. None means all pages."""
+    if text is None:
+        return 1, sys.maxsize
+    first, dash, last = text.partition("-")
+    try:
+        pages = int(first), int(last) if last else (sys.maxsize if dash else int(first))
+    except ValueError:
+        pages = 0, 0
+    if not 1 <= pages[0] <= pages[1]:
+        raise UserError(f"--pages must be like 3, 2-5 or 2-, got {text}")
+    return pages

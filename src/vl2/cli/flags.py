@@ -170,6 +170,8 @@ class GenerateFlags:
     """end the answer before this text"""
     seed: OptionalInt = None
     """repeats the draws of a temperature above 0"""
+    speculation: bool = True
+    """guess tokens and check several in one step, which is exact and faster"""
 
     def options(self) -> GenerateOptions:
         from vl2.infer.sampling import GenerateOptions

@@ -22,10 +22,12 @@ from vl2.cli.chat import Chat
 from vl2.cli.completion import Completion
 from vl2.cli.data import DATA_COMMANDS, Data
 from vl2.cli.eval import EVAL_COMMANDS, Eval
+from vl2.cli.extract import Extract
 from vl2.cli.finetune import Finetune
 from vl2.cli.help_text import columns, described, wrapped
 from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
+from vl2.cli.mcp import Mcp
 from vl2.cli.models import MODELS_COMMANDS, Models, ModelsList
 from vl2.cli.plan import Plan
 from vl2.cli.quantize import Quantize
@@ -49,8 +51,10 @@ SECTIONS: dict[str, dict[str, type[Command]]] = {
         "describe": Describe,
         "locate": Locate,
         "read": Read,
+        "extract": Extract,
         "batch": Batch,
         "serve": Serve,
+        "mcp": Mcp,
     },
     "Models": {
         "models": Models,

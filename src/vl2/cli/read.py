@@ -40,7 +40,7 @@ class Read:
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
-        from vl2.batch_job.file_items import file_items
+        from vl2.batch_job.file_items import file_items, page_range
         from vl2.cli.answer import print_stream
         from vl2.infer.prompts import read_prompt
 
@@ -90,17 +90,3 @@ def _check_readable(item: BatchItem) -> None:
     if item.about.get("page", 1) == 1:
         for source in item.read().images:
             open_image(source)
-
-
-def page_range(text: str | None) -> tuple[int, int]:
-    """Parse "3", "2-5" or "2-" to the first and the last page. None means all pages."""
-    if text is None:
-        return 1, sys.maxsize
-    first, dash, last = text.partition("-")
-    try:
-        pages = int(first), int(last) if last else (sys.maxsize if dash else int(first))
-    except ValueError:
-        pages = 0, 0
-    if not 1 <= pages[0] <= pages[1]:
-        raise UserError(f"--pages must be like 3, 2-5 or 2-, got {text}")
-    return pages

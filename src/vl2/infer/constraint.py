@@ -42,9 +42,16 @@ class ConstraintState(Protocol):
     def advance(self, token_id: int) -> None:
         """Update the state by the chosen id, one of the allowed ones. The end token is never passed."""
 
+    def copy(self) -> ConstraintState:
+        """Return a state that goes on from here on its own."""
+
 
 class Constraint(Protocol):
     """The form that every answer of a request must have."""
+
+    @property
+    def outline(self) -> str:
+        """A text with the parts that valid answers share, as a guess of what comes; "" if there are none."""
 
     def start(self, tokenizer: Tokenizer, max_new_tokens: int) -> ConstraintState:
         """Return the state of a new answer. Raise UserError if no valid answer fits into `max_new_tokens`."""
@@ -83,6 +90,7 @@ class JsonSchema:
             raise UserError(f"the JSON schema is not JSON: {error}") from None
         if len(self.text) > MAX_SCHEMA_CHARS:
             raise UserError(f"the JSON schema must have at most {MAX_SCHEMA_CHARS} characters, got {len(self.text)}")
+        self.outline = _outline(schema)
         self._grammar: str = llguidance.LLMatcher.grammar_from_json_schema(self.text, overrides=JSON_STYLE)
         _check(llguidance.LLMatcher.validate_grammar(self._grammar))
 
@@ -142,6 +150,44 @@ class JsonState:
     def advance(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
         _check(self._matcher.get_error())
+
+    def copy(self) -> JsonState:
+        return JsonState(self._matcher.deep_copy())
+
+
+MAX_OUTLINE_PARTS = 200  # a schema whose parts refer to one another would have an endless outline
+
+
+def _outline(schema: Mapping[str, Any]) -> str:
+    """Return an object or list with the keys of a schema, in its order, or "" where it is of another kind."""
+    text = json.dumps(_Outline(schema).of(schema), ensure_ascii=False)
+    return text if text[0] in "{[" else ""
+
+
+class _Outline:
+    """Makes a value of the form of a schema, as far as a number of parts goes."""
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root, self._num_left = root, MAX_OUTLINE_PARTS
+
+    def of(self, schema: object) -> object:
+        self._num_left -= 1
+        if not isinstance(schema, Mapping) or self._num_left < 0:
+            return ""
+        if isinstance(reference := schema.get("$ref"), str):
+            return self.of(self._find(reference))
+        if isinstance(properties := schema.get("properties"), Mapping):
+            return {str(key): self.of(value) for key, value in properties.items()}
+        kind = schema.get("type")
+        if kind == "array":
+            return [self.of(schema.get("items"))]
+        return 0 if kind in ("integer", "number") else kind == "boolean" or ""
+
+    def _find(self, reference: str) -> object:
+        found: object = self._root
+        for key in reference.removeprefix("#/").split("/"):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return found
 
 
 def _library() -> Any:

@@ -12,6 +12,7 @@ of libraries cannot express the order of the corners.
 from __future__ import annotations
 
 import re
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -120,6 +121,11 @@ class WellFormedBoxes:
     """
 
     only_boxes: bool = False
+
+    @property
+    def outline(self) -> str:
+        box = "[111, 111, 111, 111]"
+        return f"{REF} {END_REF}{DET}[{box}, {box}]{END_DET}"
 
     def start(self, tokenizer: Tokenizer, max_new_tokens: int) -> WellFormedBoxesState:
         if self.only_boxes and max_new_tokens < ONE_GROUP:
@@ -240,6 +246,9 @@ class WellFormedBoxesState:
             self._place = {REF: "label", END_REF: "after label", DET: "boxes", END_DET: "text"}[tag]  # type: ignore[assignment]
             self._text, self._boxes = b"", BoxListState()
             self._has_group = self._has_group or tag == END_DET
+
+    def copy(self) -> WellFormedBoxesState:
+        return copy(self)  # all of its fields are immutable or shared
 
     def _allowed_in_text(self, num_left: int) -> Tensor:
         vocabulary = self._vocabulary

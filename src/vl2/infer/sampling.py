@@ -55,6 +55,8 @@ class GenerateOptions:
     seed: int | None = None  # None: a random seed
     constraint: Constraint | None = None  # the form of the answer: JsonSchema(...), WellFormedBoxes()
     max_repeats: int = 0  # end an answer when a passage occurs this many times in a row; 0: off
+    prediction: str = ""  # what the answer will probably say; makes it faster where it does, and never another one
+    speculation: bool = True  # guess tokens and check them together where that is exact and faster
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -88,6 +90,8 @@ class GenerateOptions:
         object.__setattr__(self, "no_repeat_ngram_allowed", _checked_ids(self.no_repeat_ngram_allowed))
         _check(self.max_repeats == 0 or self.max_repeats >= 2, "max_repeats must be at least 2 (0 is off)",
                self.max_repeats)  # fmt: skip
+        _check(isinstance(self.prediction, str), "prediction must be a text", type(self.prediction).__name__)
+        _check(isinstance(self.speculation, bool), "speculation must be true or false", repr(self.speculation))
         _check(all(isinstance(s, str) and s for s in self.stop), "stop strings must not be empty", list(self.stop))
 
     def with_released_guard(self, kind: ModelKind, tokenizer: Tokenizer) -> GenerateOptions:

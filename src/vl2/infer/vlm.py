@@ -69,6 +69,8 @@ class OptionFields(TypedDict, total=False):
     seed: int | None
     constraint: Constraint | None
     max_repeats: int
+    prediction: str
+    speculation: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,6 +83,13 @@ class Cache:
         self.lengths = [length - 1]
         self.num_forgotten += 1
 
+    def cut(self, length: int) -> None:
+        """Drop the positions from `length` on of the only row. None may have been dropped by `make_room`."""
+        (held,) = self.lengths
+        assert 0 <= length <= held, f"{length} of {held} positions"
+        assert not self.num_forgotten, f"{self.num_forgotten} positions were dropped"
+        self.lengths = [length]
+
     def clear(self) -> None:
         """Empty all rows, as after allocation."""
         # The tensors are zeroed too: a NaN or infinity left in them would reach later requests, since 0 * NaN is NaN.

@@ -54,6 +54,10 @@ class CpuRunner:
         return cls.refusal_on(model.device, model.dtype)
 
     @property
+    def can_verify(self) -> bool:
+        return self._language is not None
+
+    @property
     def notes(self) -> Sequence[str]:
         return self._notes
 

@@ -161,12 +161,19 @@ class FusedLanguage:
         self._rotary_dim, self._angles = decoder.rotary_dim, (torch.empty(0, 0), torch.empty(0, 0))
 
     def decode(self, token_ids: Sequence[int], caches: Sequence[Cache]) -> Tensor:
-        """Append one token to each of B one-row caches, and return the float32 logits [B, V] of the next one."""
-        rows, lengths = len(token_ids), [cache.lengths[0] for cache in caches]
+        """Append one token to each of B one-row caches, and return the float32 logits [B, V] of the next one.
+
+        A cache that is given several times in succession gets its tokens one after the other, with the same bits as in
+        calls of their own.
+        """
+        rows, ahead = len(token_ids), [0] * len(token_ids)  # tokens of the same cache before a row's
+        for row in range(1, rows):
+            ahead[row] = ahead[row - 1] + 1 if caches[row] is caches[row - 1] else 0
+        lengths = [cache.lengths[0] + before for cache, before in zip(caches, ahead, strict=True)]
         for cache, length in zip(caches, lengths, strict=True):
             assert length < cache.capacity, f"the cache holds {cache.capacity} positions, {length + 1} are needed"
         inputs_BD = self._embeddings(torch.tensor(token_ids)).contiguous()
-        positions = [cache.positions[0] for cache in caches]
+        positions = [cache.positions[0] + before for cache, before in zip(caches, ahead, strict=True)]
         cosines_BC, sines_BC = (angles[positions].contiguous() for angles in self._table(max(positions) + 1))
         logits_BV = torch.empty(rows, self._model.head.outputs, dtype=torch.float32)
         places = [

@@ -42,6 +42,10 @@ class Runner(Protocol):
     key: bytes  # unique to this runner: cached results of one runner are not used by another
     model: VL2  # computes what the runner has no faster way for; shares its weights with the original model
 
+    @property
+    def can_verify(self) -> bool:
+        """Whether `decode` takes several tokens of one row, with the bits that decoding them one by one gives."""
+
     @staticmethod
     def refusal_on(device: torch.device, dtype: torch.dtype) -> str | None:
         """Return in one sentence why this runner supports no model of a dtype on a device, or None if it may."""
@@ -68,6 +72,8 @@ class Runner(Protocol):
 
         The next call may overwrite the logits. `rows` come from one pool. If the shape of a pass affects rounding, the
         pass is computed with `num_rows` rows, so that an answer does not depend on the other requests.
+
+        With `can_verify`, a row may be given several times in succession: its tokens then follow one another.
         """
 
     def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.api_errors import ERRORS_OR_STREAM
-from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
+from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data
 from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.chat import ChatRequest
@@ -34,7 +34,14 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     constraint = constraint_of(body.response_format, well_formed_boxes=bool(body.well_formed_boxes))
     max_tokens = service.max_tokens(body.max_completion_tokens, body.max_tokens)
     options = [
-        body.options(max_tokens=max_tokens, stop=body.stop, constraint=constraint, choice=i) for i in range(num_choices)
+        body.options(
+            max_tokens=max_tokens,
+            stop=body.stop,
+            constraint=constraint,
+            choice=i,
+            prediction="" if body.prediction is None else body.prediction.text,
+        )
+        for i in range(num_choices)
     ]
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
@@ -71,7 +78,7 @@ def _completion(collector: AnswerCollector, head: Event, *, has_logprobs: bool) 
         }
         for index, text in enumerate(collector.texts)
     ]
-    usage = usage_of(collector.texts, 1, collector.num_reused)
+    usage = collector.usage()
     return {**head, "object": "chat.completion", "choices": choices, "usage": usage}
 
 
@@ -100,6 +107,6 @@ async def _chunks(
             if text.finish_reason is not None:
                 yield chunk(index, {"boxes": text.boxes()}, [], text.finish_reason)
     if has_usage:
-        usage = usage_of(collector.texts, 1, collector.num_reused)
+        usage = collector.usage()
         yield {**frame, "choices": [], "usage": usage}
     yield "[DONE]"

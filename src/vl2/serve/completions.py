@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.api_errors import ERRORS_OR_STREAM
-from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data, usage_of
+from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data
 from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
 from vl2.serve.schema.completion import CompletionRequest
 from vl2.serve.service import Service
@@ -78,7 +78,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
             }
             for index, text in enumerate(texts)
         ]
-        usage = usage_of(texts, len(prompts), collector.num_reused)
+        usage = collector.usage(len(prompts))
         return JSONResponse({**head, "choices": choices, "usage": usage})
     raise AssertionError("not reached")
 
@@ -100,7 +100,7 @@ async def _chunks(
                 choice["boxes"] = text.boxes()
             yield {**frame, "choices": [choice]}
     if has_usage:
-        yield {**frame, "choices": [], "usage": usage_of(collector.texts, num_prompts, collector.num_reused)}
+        yield {**frame, "choices": [], "usage": collector.usage(num_prompts)}
     yield "[DONE]"
 
 

@@ -97,22 +97,6 @@ class AnswerText:
         }
 
 
-def usage_of(answers: list[AnswerText], num_prompts: int, num_reused: int) -> dict[str, Any]:
-    """Return the token counts of a request in the format of chat completions. Each prompt is counted once."""
-    prompts = answers[:: max(1, len(answers) // num_prompts)]
-    prompt = sum(len(answer.sample) for answer in prompts)
-    completion = sum(len(answer.token_ids) for answer in answers)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {
-            "cached_tokens": num_reused,
-            "visual_tokens": sum(int(answer.sample.image_mask.sum()) for answer in prompts),
-        },
-    }
-
-
 Event = dict[str, Any]
 
 
@@ -139,9 +123,26 @@ class AnswerCollector:
         async for _ in self.pieces():
             pass
 
-    @property
-    def num_reused(self) -> int:
-        return self._answers.timing(0).num_reused if self.texts else 0
+    def usage(self, num_prompts: int = 1) -> dict[str, Any]:
+        """Return the token counts so far in the format of chat completions. Each prompt is counted once."""
+        prompts = self.texts[:: max(1, len(self.texts) // num_prompts)]
+        prompt = sum(len(answer.sample) for answer in prompts)
+        completion = sum(len(answer.token_ids) for answer in self.texts)
+        timings = [self._answers.timing(index) for index in range(len(self.texts))]
+        num_accepted = sum(timing.num_accepted for timing in timings)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {
+                "cached_tokens": timings[0].num_reused if timings else 0,
+                "visual_tokens": sum(int(answer.sample.image_mask.sum()) for answer in prompts),
+            },
+            "completion_tokens_details": {
+                "accepted_prediction_tokens": num_accepted,
+                "rejected_prediction_tokens": sum(timing.num_guessed for timing in timings) - num_accepted,
+            },
+        }
 
     def _record(self) -> None:
         metrics = self._service.metrics

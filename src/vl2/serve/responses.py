@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.api_errors import ERRORS_OR_STREAM
-from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_named, usage_of
+from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_named
 from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.responses import ResponsesRequest
@@ -100,7 +100,7 @@ def _whole(collector: AnswerCollector, head: Event, item_id: str) -> Event:
     (text,) = collector.texts
     is_complete = text.finish_reason == "stop"
     status = "completed" if is_complete else "incomplete"
-    usage = usage_of([text], 1, collector.num_reused)
+    usage = collector.usage()
     return {
         **head,
         "status": status,

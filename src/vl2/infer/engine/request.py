@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from vl2.infer.prefill import Prefill
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.sequence import FinishReason, SequenceState
+from vl2.infer.speculation import Speculation
 from vl2.model import Cache
 from vl2.process.sample import Sample
 
@@ -67,6 +68,7 @@ class Task:
     cache: Cache | None = None  # its cache row, while the task is running
     prefill: Prefill | None = None  # set until the prompt is prefilled
     sequence: SequenceState | None = None  # set while the answer is decoded
+    speculation: Speculation | None = None  # set with the first token if tokens are guessed
 
 
 T = TypeVar("T")

@@ -1,8 +1,9 @@
-"""Continuous batching: each step prefills a chunk of a new request, or decodes one token of every running request.
+"""Continuous batching: each step prefills a chunk of a new request, or decodes every running request.
 
 A request waits until a row is free and the cache positions that it may need fit into the budget. Its prompt is
 prefilled in chunks, one or a few between two decoding steps, so that a long prompt does not delay the other requests.
-Every request has its own cache row. All rows with the same adapter are decoded together. The runner computes this step
+Every request has its own cache row. All rows with the same adapter are decoded together, one token of each, or several
+where the next ones can be guessed (`vl2.infer.speculation`). The runner computes this step
 so that the answer of a request does not depend on the other rows, bit for bit; a test verifies this.
 
 A Scheduler must not be shared between threads; `Engine` may be.
@@ -11,7 +12,7 @@ A Scheduler must not be shared between threads; `Engine` may be.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,8 +22,10 @@ from vl2.errors import UserError
 from vl2.infer.engine.request import FairQueue, Job, Logprobs, Output, Task
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.sequence import Limits, answer_budget, check_bias, start_sequence, step_sequence
+from vl2.infer.speculation import Guess, StepTimes, plan_step, start_speculation
 from vl2.kernels.matmul import MAX_DECODED_ROWS
 from vl2.lora.switch import AdapterSwitch
+from vl2.model import Cache
 from vl2.process.tokenizer import Tokenizer
 from vl2.runtime import CachePool, PlainRunner, Runner
 
@@ -57,6 +60,8 @@ class Totals:
 
     steps: int = 0  # joint decoding steps
     generated_tokens: int = 0
+    guessed_tokens: int = 0  # decoded before it was known whether they belong to the answer
+    accepted_tokens: int = 0  # those of them that do
     prompt_tokens: int = 0
     visual_tokens: int = 0
     tiles: int = 0
@@ -95,6 +100,7 @@ class Scheduler:
         self._is_turn_of_shortest = self._is_turn_of_decoding = False
         self._num_joint_rows = joint_rows(limits.max_num_seqs)
         self._window = runner.model.config.answer_window
+        self._step_times = StepTimes()
 
     @property
     def num_waiting(self) -> int:
@@ -159,7 +165,7 @@ class Scheduler:
 
     @torch.inference_mode()
     def step(self) -> list[tuple[Task, Output]]:
-        """Prefill one chunk or a few, then decode one token of every answer, and return the outputs.
+        """Prefill one chunk or a few, then decode one token or some of every answer, and return the outputs.
 
         If prefill gives first tokens, the step returns them at once, without decoding, and the next step decodes.
         """
@@ -252,6 +258,8 @@ class Scheduler:
             task.prefill = None
             kind = self._runner.model.config.kind
             task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer, kind)
+            if self._can_guess(task):
+                task.speculation = start_speculation(task.job.sample, task.job.options, self._tokenizer)
             self._prefilling.remove(task)
             self._decoding.append(task)
             outputs.append((task, self._choose(task, logits_V)))
@@ -261,17 +269,28 @@ class Scheduler:
             return [(task, Output(error=failure))]
         return outputs
 
+    def _can_guess(self, task: Task) -> bool:
+        """Whether several tokens of an answer can be decoded in one step, with the bits of one by one."""
+        has_steps = task.job.options.speculation and self._window is None
+        return has_steps and self._runner_of(task.job.adapter).can_verify
+
     def _decode(self, adapter: str | None, tasks: list[Task]) -> list[tuple[Task, Output]]:
-        sequences = [task.sequence for task in tasks if task.sequence is not None]
-        caches = [task.cache for task in tasks if task.cache is not None]
+        """Decode one token of every task, and with it the guessed ones that probably follow."""
+        began = time.monotonic()
+        guesses: list[list[Guess]] = []
         logits: list[Tensor] = []
 
         def decode() -> None:
             self._use(adapter)
-            ids = [sequence.new_ids[-1] for sequence in sequences]
-            if self._window is not None:
-                for task, cache in zip(tasks, caches, strict=True):
-                    cache.make_room(len(task.job.sample), self._window)
+            guesses.extend(self._guess(tasks))
+            ids, caches = list[int](), list[Cache]()
+            for task, guessed in zip(tasks, guesses, strict=True):
+                assert task.sequence is not None
+                assert task.cache is not None
+                if self._window is not None:
+                    task.cache.make_room(len(task.job.sample), self._window)
+                ids += [task.sequence.new_ids[-1], *(guess.token_id for guess in guessed)]
+                caches += [task.cache] * (1 + len(guessed))
             logits.extend(self._runner_of(adapter).decode(ids, caches, self._num_joint_rows))
 
         if (failure := _attempt(decode)) is not None:
@@ -279,13 +298,43 @@ class Scheduler:
                 self._end(task)
             return [(task, Output(error=failure)) for task in tasks]
         self.totals.steps += 1
-        outputs = []
-        for task, logits_V in zip(tasks, logits, strict=True):
+        outputs, first = list[tuple[Task, Output]](), 0
+        for task, guessed in zip(tasks, guesses, strict=True):
+            outputs += self._choose_all(task, guessed, logits[first : first + 1 + len(guessed)])
+            first += 1 + len(guessed)
+        if any(task.speculation is not None for task in tasks):
+            self._step_times.add(len(logits), time.monotonic() - began)
+        return outputs
+
+    def _guess(self, tasks: Sequence[Task]) -> list[list[Guess]]:
+        """Return the guessed tokens of every task that are worth decoding in the next step."""
+        found = [
+            [] if task.speculation is None or task.sequence is None else task.speculation.guess(task.sequence)
+            for task in tasks
+        ]
+        counts = plan_step(found, self._step_times)
+        return [guesses[:count] for guesses, count in zip(found, counts, strict=True)]
+
+    def _choose_all(self, task: Task, guessed: Sequence[Guess], logits: Sequence[Tensor]) -> list[tuple[Task, Output]]:
+        """Choose tokens as long as the guesses are right, and take the others out of the cache."""
+        assert task.cache is not None
+        outputs, num_decoded = list[tuple[Task, Output]](), len(guessed) + 1
+        for number, logits_V in enumerate(logits):
             try:
-                outputs.append((task, self._choose(task, logits_V)))
+                output = self._choose(task, logits_V)
             except Exception as error:
                 self._end(task)
-                outputs.append((task, Output(error=error)))
+                output = Output(error=error)
+            outputs.append((task, output))
+            if output.is_last or number == len(guessed) or output.token_id != guessed[number].token_id:
+                break
+        num_accepted = len(outputs) - 1
+        self.totals.guessed_tokens += len(guessed)
+        self.totals.accepted_tokens += num_accepted
+        if task.speculation is not None:
+            task.speculation.judge(guessed, num_accepted)
+        if task.cache is not None and len(outputs) < num_decoded:
+            task.cache.cut(task.cache.lengths[0] - num_decoded + len(outputs))
         return outputs
 
     def _choose(self, task: Task, logits_V: Tensor) -> Output:
@@ -293,6 +342,8 @@ class Scheduler:
         event = step_sequence(task.sequence, logits_V, self._tokenizer.eos_id)
         assert event.token_id is not None
         self.totals.generated_tokens += 1
+        if task.speculation is not None:
+            task.speculation.lookup.add(event.token_id)
         if task.first_token_at is None:
             task.first_token_at = time.monotonic()
         if event.finish_reason is not None:

@@ -4,7 +4,8 @@
 // In: a Model and a Step (model.h). Out: logits, and if wanted the states that they are made of. Called by kernels.cpp
 // for a decode step, and by fused_prefill.h for the last position of a prompt. Each phase of a layer is shared out
 // among the threads and ends at a barrier, because the next reads what all of them wrote. A row has the same bits alone
-// and in any batch.
+// and in any batch. Neighboring rows with one cache are consecutive tokens of one sequence: each sees those before it,
+// and has the bits that it would have in a call of its own.
 #pragma once
 #include "decode_attention.h"
 #include "decode_mlp.h"
@@ -24,9 +25,20 @@ inline void project(const Matrix& w, int64_t first, int64_t last, PaddedRows& in
         for (int64_t n = first; n < last; n++) out[row][n] = to_bf16(results[row][n - first]);
 }
 
+// The first row of each sequence, and the number of rows at the end.
+inline std::vector<int64_t> sequence_starts(const Step& step) {
+    std::vector<int64_t> starts;
+    for (int64_t row = 0; row < step.rows; row++)
+        if (row == 0 || step.cache_row(0, row).keys != step.cache_row(0, row - 1).keys) starts.push_back(row);
+    starts.push_back(step.rows);
+    return starts;
+}
+
 inline void decode(const Model& model, const Step& step) {
     const int64_t rows = step.rows, D = model.width;
     const bool is_latent = model.rank > 0;
+    const std::vector<int64_t> starts = sequence_starts(step);
+    const int64_t sequences = static_cast<int64_t>(starts.size()) - 1;
     PaddedRows x, normed, query, key, value, attended, added;
     x.resize(rows, D);
     normed.resize(rows, D);
@@ -65,10 +77,11 @@ inline void decode(const Model& model, const Step& step) {
                     attend_latent(model, step, index, row, task % model.heads, query[row], attended[row]);
                 });
             } else {
-                team.each(rows * model.kv_heads, phase, [&](int64_t task) {
-                    const int64_t row = task / model.kv_heads;
-                    attend_head(model, step, index, row, task % model.kv_heads, query[row], key[row], value[row],
-                                attended[row]);
+                // The rows of a sequence in order, since each writes the key and value that the next one attends to.
+                team.each(sequences * model.kv_heads, phase, [&](int64_t task) {
+                    const int64_t sequence = task / model.kv_heads, head = task % model.kv_heads;
+                    for (int64_t row = starts[sequence]; row < starts[sequence + 1]; row++)
+                        attend_head(model, step, index, row, head, query[row], key[row], value[row], attended[row]);
                 });
             }
             team.each(output.size(), phase, [&](int64_t task) {

@@ -1,7 +1,7 @@
 // Attention of one new position over the cache of its row, with the rotary embedding before it.
 //
 // In: the projected query, key and value (or latent) of a row. Out: the attended row of one head, and the new key and
-// value in the cache. Called by decode.h, a task for each row and head of keys. Each row is computed over exactly the
+// value in the cache. Called by decode.h, a task for each sequence and head of keys. Each row is computed over exactly the
 // positions that it holds: no mask, no padding, nothing of the rows beside it. All is portable.
 #pragma once
 #include "model.h"

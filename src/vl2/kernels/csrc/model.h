@@ -38,7 +38,7 @@ struct CacheRow {
     int64_t head_stride, position_stride;
 };
 
-// One call: a token for each row.
+// One call: a token for each row. Neighboring rows may have one cache, and lengths that follow each other.
 struct Step {
     int64_t rows, threads;
     const bf16* inputs;             // [rows, width]

@@ -116,6 +116,9 @@ class Sampling(Lenient):
     no_repeat_ngram_window: Annotated[int, Field(ge=0, le=100_000)] | None = None
     no_repeat_ngram_allowed: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1000)] | None = None
     max_repeats: Annotated[int, Field(ge=0, le=1000)] | None = None
+    speculation: Annotated[bool, Field(description="guess tokens and check them; it changes the time alone")] | None = (
+        None
+    )
     # Fields of vLLM that are not supported, so they are refused unless neutral.
     min_tokens: OnlyZero
     ignore_eos: OnlyZero
@@ -131,7 +134,13 @@ class Sampling(Lenient):
     guided_grammar: Unsupported
 
     def options(
-        self, *, max_tokens: int, stop: Stop | None = None, constraint: Constraint | None = None, choice: int = 0
+        self,
+        *,
+        max_tokens: int,
+        stop: Stop | None = None,
+        constraint: Constraint | None = None,
+        choice: int = 0,
+        prediction: str = "",
     ) -> GenerateOptions:
         """Return the options of one choice. Each choice of a request gets its own seed."""
         seed = self.seed
@@ -154,6 +163,8 @@ class Sampling(Lenient):
             stop=() if stop is None else stop,
             seed=seed,
             constraint=constraint,
+            prediction=prediction,
+            speculation=self.speculation is not False,
         )
 
 

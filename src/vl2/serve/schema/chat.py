@@ -102,6 +102,28 @@ def _answer(content: Content, calls: Sequence[str]) -> Content:
     return [*content, *calls]
 
 
+MAX_PREDICTION_CHARS = 65_536
+
+
+class PredictedText(Lenient):
+    type: Literal["text"] = "text"
+    text: Annotated[str, Field(max_length=MAX_PREDICTION_CHARS)]
+
+
+class Prediction(Lenient):
+    """What the answer will probably say. It is faster where it does, and the same in any case."""
+
+    type: Literal["content"] = "content"
+    content: (
+        Annotated[str, Field(max_length=MAX_PREDICTION_CHARS)] | Annotated[list[PredictedText], Field(max_length=100)]
+    )
+
+    @property
+    def text(self) -> str:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return text[:MAX_PREDICTION_CHARS]
+
+
 class ChatRequest(ConversationRequest):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Count | None = None
@@ -112,7 +134,7 @@ class ChatRequest(ConversationRequest):
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ChatFormat | None = None
-    prediction: WithoutEffect
+    prediction: Prediction | None = None
     modalities: TextOnly
     tool_choice: NoTool
     function_call: NoTool
