@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 import vl2
-from tests.synth.diversity import diversity, measure
 from vl2.data.record import Record
 from vl2.errors import UserError
 from vl2.process.grounding import parse_strict
@@ -121,20 +120,6 @@ def test_settings_that_leave_nothing_to_draw_are_refused_and_the_least_are_drawn
                 make_source(name, {"languages": given})
     if name != "web_page" and least:
         list(generate(make_source(name, least), 12))
-
-
-def test_diversity_is_measured() -> None:
-    source = SOURCES["scene"]()
-    records = list(generate(source, 30))
-    many, one = diversity(records), diversity(records[:1] * 30)
-    assert one.perceptual_spread == 0
-    assert 0.2 < many.perceptual_spread < 0.6
-    assert many.label_entropy_bits > one.label_entropy_bits
-    assert many.distinct_words > one.distinct_words
-    noted = measure(source, 30)
-    assert noted.traits["task"] > 5
-    assert "perceptual_spread" in noted.table()
-    assert diversity([]).perceptual_spread == 0
 
 
 def test_the_passages_of_an_album_name_their_pictures(tmp_path: Path) -> None:

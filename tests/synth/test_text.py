@@ -18,7 +18,7 @@ from vl2.synth.distort import apply, distort
 from vl2.synth.document import Document, write_letter
 from vl2.synth.form import Form
 from vl2.synth.page import PAPERS, Page, ink_for, make_paper, wrap
-from vl2.synth.receipt import Receipt, as_json, make_purchase, money
+from vl2.synth.receipt import Receipt, _note_total, _print, as_json, make_purchase, money, rows_of
 from vl2.synth.source import generate, rng_for
 from vl2.synth.text_image import TextImage
 
@@ -142,3 +142,29 @@ def test_forms_become_json_and_places() -> None:
     for record in generate(Form(tasks=("locate",)), 10):
         assert record.category == "grounding"
         assert re.fullmatch(r"\{box:0\}", record.messages[1].parts[0].text or "")
+
+
+def test_a_receipt_is_printed_row_by_row_and_its_boxes_are_around_the_ink() -> None:
+    for seed in range(12):
+        rng = random.Random(seed)
+        purchase = make_purchase(rng, "en")
+        rows = rows_of(purchase, "en", rng)
+        printed = " ".join(f"{row.left} {row.right}" for row in rows)
+        assert all(item.name in printed and money(item.amount_cents) in printed for item in purchase.items)
+        page, boxes = _print(rows, fonts.load(fonts.BUILT_IN, 18), rng)
+        gray = np.asarray(page.image.convert("L")).astype(int)
+        for x0, y0, x1, y1 in boxes.values():
+            inside = gray[int(y0) : int(y1), int(x0) : int(x1)]
+            assert inside.min() < gray.max() - 60
+
+
+def test_a_total_noted_by_hand_is_below_the_receipt() -> None:
+    rng = random.Random(1)
+    purchase = make_purchase(rng, "en")
+    page, _ = _print(rows_of(purchase, "en", rng), fonts.load(fonts.BUILT_IN, 18), rng)
+    before = page.image.copy()
+    noted = _note_total(page, purchase, rng).image
+    assert noted.height > before.height
+    assert noted.crop((0, 0, *before.size)).tobytes() == before.tobytes()
+    below = np.asarray(noted.convert("L")).astype(int)[before.height :]
+    assert below.min() < below.max() - 60

@@ -8,9 +8,10 @@ from typing import Annotated
 import tyro
 
 from vl2.cli.data_build import DataBuild
-from vl2.cli.data_checks import DataPreview, DataStats, DataValidate
+from vl2.cli.data_checks import DataStats, DataValidate
 from vl2.cli.data_filter import DataFilter
 from vl2.cli.data_job import DataJob
+from vl2.cli.data_preview import DataPreview
 from vl2.cli.data_sets import DataConvert, DataFetch
 
 DATA_COMMANDS = {

@@ -50,6 +50,8 @@ class DataBuild:
     """a setting of the source; several values with commas between"""
     shard_records: OptionalInt = None
     """so many records to a file, with numbers in the names"""
+    allow_builtin_texts: bool = False
+    """draw more than 1,000 pictures from the few built-in sentences or tables, which teaches reciting"""
     ray: bool = False
     """draw and filter on the Ray cluster of RAY_ADDRESS, or one of this machine; the records are the same"""
     model: CheckpointFlags = field(default_factory=CheckpointFlags)
@@ -71,6 +73,7 @@ class DataBuild:
         from vl2.data.setting_values import split_setting
         from vl2.data.store import write_records
         from vl2.data.store.access import check_writable
+        from vl2.synth.builtin_inputs import check_inputs
         from vl2.synth.catalog import make_source
         from vl2.synth.source import GenerationTally, generate
 
@@ -79,6 +82,7 @@ class DataBuild:
         source = make_source(self.source, dict(map(split_setting, self.settings)))
         if not self.out:
             raise UserError("say where to write the records: OUT, ending in .parquet, .tar or .jsonl")
+        check_inputs(source, self.count, allow=self.allow_builtin_texts)
         check_writable(self.out, shard_records=self.shard_records)
         tally = GenerationTally()
         progress = sys.stderr.isatty() and not self.output.quiet
@@ -90,13 +94,15 @@ class DataBuild:
 
     def _build_stage(self) -> None:
         from vl2.curate.stage_build import BuildOptions, build_stage
-        from vl2.curate.stage_recipe import read_recipe
+        from vl2.curate.stage_recipe import check_recipe_inputs, read_recipe
 
         if self.out or self.settings or self.shard_records is not None:
             raise UserError("a recipe holds the settings of its sources: give the folder with --to, nothing else")
         recipe = read_recipe(self.source)
         if self.to is None:
             raise UserError("say where the stage goes: --to FOLDER")
+        if not self.allow_builtin_texts:
+            check_recipe_inputs(recipe, self.source)
         reports = []
         how = BuildOptions(processes=self._processes(), on=self._where())
         for report in build_stage(recipe, Path(self.to), load=self._load, how=how):

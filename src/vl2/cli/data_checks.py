@@ -1,4 +1,4 @@
-"""The commands `vl2 data validate`, `stats` and `preview`, which check, count and show records before training."""
+"""The commands `vl2 data validate` and `stats`, which check and count records before training."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from vl2.cli.flags import (
     CheckpointFlags,
@@ -183,58 +181,3 @@ def print_stats(stats: Stats) -> None:
         line = ", ".join(f"{value}: {number:,}" for value, number in sorted(counts.items()))
         console.print(Text(f"\n{title}: {line or 'none'}"), end="")
     console.print()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataPreview:
-    """Draw some records with their boxes and tokens: as one HTML page, or as a contact sheet.
-
-    Examples:
-      vl2 data preview train.jsonl
-      vl2 data preview shards/ --count 40 --seed 1 --out look.html
-      vl2 data preview "s3://bucket/set-*.tar" --out sheet.png
-    """
-
-    locations: Locations = ()
-    """files, folders, globs or URLs; .parquet, .tar and .jsonl"""
-    count: Number = 12
-    """how many records"""
-    seed: Number = 0
-    """which ones"""
-    out: Annotated[str, tyro.conf.arg(metavar="FILE")] = "preview.html"
-    """a page (.html), or a contact sheet (.png, .jpg, ...)"""
-    model: CheckpointFlags = field(default_factory=CheckpointFlags)
-    output: OutputFlags = field(default_factory=OutputFlags)
-
-    def run(self) -> None:
-        check_locations(self.locations)
-        is_page = self.out.lower().endswith((".html", ".htm"))
-        if not is_page:
-            from vl2.cli.answer import DRAWN_AS
-
-            if not self.out.lower().endswith(DRAWN_AS):
-                raise UserError(f"--out must end in .html or {', '.join(DRAWN_AS)}, got {self.out}")
-        from vl2.curate.preview import choose, pack_fill
-        from vl2.data.store import open_random
-
-        processor = load_processor(self.model, quiet=self.output.quiet)
-        items = choose(open_random(*self.locations), processor, count=self.count, seed=self.seed)
-        if is_page:
-            from vl2.curate.preview import page
-
-            write_text(self.out, page(" ".join(self.locations), items))
-        else:
-            from vl2.cli.answer import save_drawing
-            from vl2.curate.contact_sheet import contact_sheet
-
-            save_drawing(contact_sheet(items), self.out, quiet=True)
-        fill = pack_fill(items)
-        if self.output.json:
-            print_json({"out": self.out, "shown": len(items), "pack_fill": None if fill is None else fill.fill})
-        elif not self.output.quiet:
-            print(f"vl2: {len(items)} records in {self.out}", file=sys.stderr)
-            if fill is not None:
-                size = f"{fill.packing.seq_len:,} tokens and at most {fill.packing.max_tiles} tiles"
-                print(f"vl2: packs of {size} would be {fill.fill:.0%} full of records like these", file=sys.stderr)
-            if fill is not None and fill.warning is not None:
-                print(f"vl2: {fill.warning}", file=sys.stderr)

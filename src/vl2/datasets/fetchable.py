@@ -1,4 +1,4 @@
-"""The datasets and sprite sets that `vl2 data fetch` can download, with their packages and licenses."""
+"""What `vl2 data fetch` gets by name, with packages and licenses: data sets, sprites, fonts and style sheets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vl2.datasets.fetch_emoji import Drawing, Named, read_cldr, read_iconify, read_openmoji, write_emoji
 from vl2.datasets.fetch_package import Package, download, read_members
+from vl2.datasets.fetch_styles import HANDWRITING, STYLE_SHEETS, write_handwriting, write_style_sheets
 from vl2.errors import UserError
 
 CLDR = (
@@ -116,6 +117,14 @@ def _write_easy_vqa(folder: Path, archives: Archives, side_px: int) -> int:
     return write_easy_vqa(folder, archives[EASY_VQA])
 
 
+def _write_handwriting(folder: Path, archives: Archives, side_px: int) -> int:
+    return write_handwriting(folder, ((package, archives[package]) for package in HANDWRITING))
+
+
+def _write_style_sheets(folder: Path, archives: Archives, side_px: int) -> int:
+    return write_style_sheets(folder, ((package, archives[package]) for package in STYLE_SHEETS))
+
+
 FETCHABLE: Mapping[str, Fetchable] = {
     "noto": _emoji("noto", NOTO, read_iconify, "emoji, shaded"),
     "fluent": _emoji("fluent", FLUENT, read_iconify, "emoji, flat colors"),
@@ -131,6 +140,16 @@ FETCHABLE: Mapping[str, Fetchable] = {
     "cldr": Fetchable(what="names of emoji in English and Chinese", packages=CLDR, write=_write_cldr),
     "easy_vqa": Fetchable(
         what="drawn shapes, 48,248 questions; for `vl2 data convert`", packages=(EASY_VQA,), write=_write_easy_vqa
+    ),
+    "handwriting": Fetchable(
+        what="fonts that look written by hand; for `vl2 data build form`",
+        packages=HANDWRITING,
+        write=_write_handwriting,
+    ),
+    "style_sheets": Fetchable(
+        what="CSS of Bootstrap, Bulma, Pico and others; for `vl2 data build web_page`",
+        packages=tuple(STYLE_SHEETS),
+        write=_write_style_sheets,
     ),
 }
 

@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,10 +63,13 @@ def find_browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def render(page: str, width: int, font_folders: Sequence[str] = ()) -> Rendered:
+def render(
+    page: str, width: int, font_folders: Sequence[str] = (), *, files: Mapping[str, bytes] | None = None
+) -> Rendered:
     """Render an HTML page at a width in pixels, without network access. The height is cut at MAX_HEIGHT_PX.
 
-    Fonts in `font_folders` are available in addition to those of the system. Raise UserError if no browser is
+    Fonts in `font_folders` are available in addition to those of the system. `files` are the style sheets and images
+    that the page names; a name is a plain file name. Raise UserError if no browser is
     installed, or if it fails.
     """
     if width < MIN_WINDOW[0]:
@@ -78,6 +81,9 @@ def render(page: str, width: int, font_folders: Sequence[str] = ()) -> Rendered:
         home = Path(folder)
         if font_folders:
             (home / FONTS_CONF).write_text(fonts_conf(font_folders), encoding="utf-8")
+        for name, content in (files or {}).items():
+            assert Path(name).name == name, f"{name} is not a plain file name"
+            (home / name).write_bytes(content)
         measured = home / "measured.html"
         measured.write_text(page.replace("</body>", f"{_MEASURE}</body>"), encoding="utf-8")
         dom = _run(browser, home, measured, (width, 600), "--dump-dom")

@@ -11,6 +11,7 @@ from vl2.errors import UserError
 from vl2.optional_imports import import_named
 from vl2.synth.album import Album
 from vl2.synth.arithmetic import Arithmetic
+from vl2.synth.article import Article
 from vl2.synth.chart import Chart
 from vl2.synth.document import Document
 from vl2.synth.emoji import Emoji
@@ -30,8 +31,8 @@ from vl2.synth.visual_prompt import InContext, VisualPrompt
 from vl2.synth.web_page import WebPage
 
 _ALL: tuple[type[Source], ...] = (
-    TextImage, Formula, Receipt, Form, Document, TableImage, Chart, PlotCode, Emoji, Scene, VisualPrompt, InContext,
-    Album, Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable,
+    TextImage, Formula, Receipt, Form, Document, Article, TableImage, Chart, PlotCode, Emoji, Scene,
+    VisualPrompt, InContext, Album, Arithmetic, Textbook, WebPage, PrimerReading, PrimerScene, PrimerBars, PrimerTable,
 )  # fmt: skip
 SOURCES: dict[str, type[Source]] = {source.name: source for source in _ALL}
 

@@ -1,4 +1,7 @@
-"""Draw charts of tables with matplotlib (extra `data`), and ask about values, extremes, comparisons and the table.
+"""Draw charts of tables, and ask about values, extremes, comparisons and the table.
+
+matplotlib (extra `data`) draws in its own style and in those of ggplot, seaborn and others; Vega-Lite (extra `charts`)
+in its themes.
 
 Questions for a value are asked only if the chart prints its numbers. Without printed numbers, the questions are about
 more and less.
@@ -21,7 +24,8 @@ from vl2.synth import fonts
 from vl2.synth.draft import Draft
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.synth.table_questions import Asked, ask_number
-from vl2.synth.tables import Table, choose_table, made_up, read_tables, write_number
+from vl2.synth.tables import Table, choose_table, made_up, tables_in, write_number
+from vl2.synth.vega_chart import draw_vega
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,6 +35,13 @@ KINDS = ("bar", "barh", "line", "pie", "scatter")
 ATTEMPTS = 120
 MAX_NAME = 16  # greatest number of characters of a label on an axis
 EXACT = ("value", "difference", "sum", "count", "table")  # tasks that need the printed numbers
+LIBRARIES = ("matplotlib", "vega")
+# Style sheets that come with matplotlib; "" is its own look with our palettes, grids and frames.
+STYLES = (
+    "", "", "", "default", "ggplot", "bmh", "fivethirtyeight", "Solarize_Light2", "dark_background",
+    "grayscale", "tableau-colorblind10", "petroff10", "seaborn-v0_8", "seaborn-v0_8-darkgrid", "seaborn-v0_8-whitegrid",
+    "seaborn-v0_8-ticks", "seaborn-v0_8-pastel", "seaborn-v0_8-muted", "seaborn-v0_8-colorblind",
+)  # fmt: skip
 PALETTES = (
     ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860", "#da8bc3", "#8c8c8c", "#ccb974", "#64b5cd"),
     ("#e41a1c", "#377eb8", "#4daf4a", "#984ea3", "#ff7f00", "#a65628", "#f781bf", "#999999", "#66c2a5", "#e6ab02"),
@@ -63,10 +74,20 @@ class Chart(Source):
     )  # fmt: skip
 
     tables: str | None = None  # folder of tables, see `read_tables`; None uses the built-in tables
+    libraries: tuple[str, ...] = ("matplotlib",)  # which to draw with: matplotlib, vega
     font_folders: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.libraries or not set(self.libraries) <= set(LIBRARIES):
+            given = ", ".join(self.libraries) or "none"
+            raise UserError(f"libraries of chart are {' and '.join(LIBRARIES)}, or one of them, got {given}")
 
     def own_licence(self) -> str:
         return UNKNOWN_LICENCE if self.tables else super().own_licence()
+
+    def builtin_inputs(self) -> tuple[str, ...]:
+        return () if self.tables else ("tables",)
 
     def draft(self, rng: random.Random) -> Draft:
         task, kind = self.pick_task(rng), rng.choice(KINDS)
@@ -80,8 +101,14 @@ class Chart(Source):
                 break
         else:
             raise Dropped("no table fits the chart")
-        image = draw_chart(table, kind, face, rng, printed=printed)
-        draft = Draft(language=table.language, traits={"task": task, "kind": kind, "font": face.name})
+        if rng.choice(self.libraries) == "vega":
+            cells = [_printed(cell) for cell in table.column(1)]
+            image, style = draw_vega(table, cells, kind, face, rng, printed=printed)
+        else:
+            style = rng.choice(STYLES)
+            image = draw_chart(table, kind, face, rng, printed=printed, style=style)
+        traits = {"task": task, "kind": kind, "font": face.name, "style": style}
+        draft = Draft(language=table.language, traits=traits)
         draft.picture(image)
         draft.ask(asked.question, asked.answer)
         return draft
@@ -92,10 +119,13 @@ class Chart(Source):
         `invent` makes a table with random numbers; otherwise one of the given tables is used.
         """
         languages = fonts.languages(self.font_folders)
-        if invent:
-            table: Table | None = made_up(rng, rng.choice(languages))
+        table: Table | None
+        if invent and not self.tables:
+            table = made_up(rng, rng.choice(languages))
         else:
-            table = choose_table(rng, read_tables(self.tables), languages, max_rows=9, max_columns=5)
+            table = choose_table(rng, tables_in(self.tables, languages), max_rows=9, max_columns=5)
+            if invent and table is not None:  # random numbers, with the names of a real table
+                table = made_up(rng, table.language, table.column(0))
         if table is None or not table.numeric_columns:
             return None
         table = table.part(range(len(table.rows)), [0, rng.choice(table.numeric_columns)])
@@ -139,29 +169,35 @@ def _printed(cell: str) -> str:
     return write_number(Decimal(cell.strip().replace(",", "")))
 
 
-def draw_chart(table: Table, kind: str, face: fonts.Face, rng: random.Random, *, printed: bool) -> Image.Image:
+def draw_chart(
+    table: Table, kind: str, face: fonts.Face, rng: random.Random, *, printed: bool, style: str = ""
+) -> Image.Image:
     """Return a chart of the table: the numbers of its second column, labeled with the names in the first.
 
-    `printed` adds the numbers to the chart. Raise UserError if matplotlib is not installed.
+    `printed` adds the numbers to the chart. `style` is a style sheet of matplotlib, and "" is random colors and grids.
+    Raise UserError if matplotlib is not installed.
     """
     try:
+        import matplotlib.style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError(f"drawing charts needs matplotlib: {install_extra('data')}") from None
     size = (rng.uniform(4.6, 7.0), rng.uniform(3.4, 4.8))
-    figure = Figure(figsize=size, dpi=rng.choice((80, 96, 110)), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _decorate(figure, axes, table, kind, rng)
-    _plot(axes, table, kind, rng, printed=printed)
-    _set_font(figure, face, rng.uniform(8.5, 11))
     buffer = io.BytesIO()
-    canvas.print_png(buffer)  # type: ignore[no-untyped-call]
+    with matplotlib.style.context(style or "default"):
+        figure = Figure(figsize=size, dpi=rng.choice((80, 96, 110)), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        _decorate(axes, table, kind, rng, styled=bool(style))
+        colors = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"] if style else rng.choice(PALETTES)
+        _plot(axes, table, kind, rng, list(colors), printed=printed)
+        _set_font(figure, face, rng.uniform(8.5, 11))
+        canvas.print_png(buffer)  # type: ignore[no-untyped-call]
     return Image.open(buffer).convert("RGB")
 
 
-def _decorate(figure: Figure, axes: Axes, table: Table, kind: str, rng: random.Random) -> None:
+def _decorate(axes: Axes, table: Table, kind: str, rng: random.Random, *, styled: bool) -> None:
     axes.set_title(_plain(f"{table.title}: {table.header[1]}" if rng.random() < 0.6 else table.header[1]))
     if kind == "pie":
         return
@@ -169,6 +205,9 @@ def _decorate(figure: Figure, axes: Axes, table: Table, kind: str, rng: random.R
     if rng.random() < 0.6:
         named(_plain(table.header[0]))
         measured(_plain(table.header[1]))
+    if styled:  # the style says how grid, frame and background look
+        axes.set_axisbelow(True)
+        return
     if rng.random() < 0.5:
         axes.grid(True, alpha=0.35)
         axes.set_axisbelow(True)
@@ -178,12 +217,12 @@ def _decorate(figure: Figure, axes: Axes, table: Table, kind: str, rng: random.R
         axes.set_facecolor(rng.choice(("#f2f2f7", "#fbf7ef", "#eef5f2")))
 
 
-def _plot(axes: Axes, table: Table, kind: str, rng: random.Random, *, printed: bool) -> None:
+def _plot(axes: Axes, table: Table, kind: str, rng: random.Random, colors: list[str], *, printed: bool) -> None:
     names = [_plain(name) for name in table.column(0)]
     cells = [_printed(cell) for cell in table.column(1)]
     values = [float(cell) for cell in cells]
-    colors = list(rng.choice(PALETTES))
     rng.shuffle(colors)
+    colors = colors * (1 + len(names) // len(colors))
     places = list(range(len(names)))
     if kind == "pie":
         shown = [f"{name} ({cell})" for name, cell in zip(names, cells, strict=True)] if printed else names

@@ -1,6 +1,6 @@
 """Distort a page as a camera or scanner does: rotation, perspective, shadow, low contrast, blur, noise and JPEG.
 
-Boxes on the page can be mapped to the distorted image.
+Boxes on the page can be mapped to the distorted image. `photograph.py` makes photographs of paper.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from PIL import Image, ImageFilter
 from vl2.data.record import BoxPx
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+Bend = np.ndarray[tuple[int], np.dtype[np.float64]]
 Point = tuple[float, float]
+
+EDGE_POINTS = 17  # number of points of an edge whose moved places bound a box on a bent page
 
 DISTORTIONS = ("rotate", "perspective", "blur", "noise", "shadow", "low_contrast", "jpeg")
 
@@ -28,13 +31,27 @@ class Distorted:
     matrix: Matrix  # 3 x 3, maps homogeneous page coordinates to image coordinates
     jpeg_quality: int | None  # quality at which to store the image as JPEG; None for PNG
     names: tuple[str, ...]  # names of the applied distortions
+    bend: Bend | None = None  # how far each column of the page moves down before `matrix` applies; None for a flat page
+
+    def place(self, point: Point) -> Point:
+        """Return where a point of the page is in the image."""
+        x, y = point
+        return apply(self.matrix, (x, y + self._bent(x)))
 
     def move(self, box: BoxPx) -> BoxPx:
-        """Return the axis-aligned box around the moved corners of a box of the page, clipped to the image."""
+        """Return the axis-aligned box around a box of the page in the image, clipped to the image."""
         x0, y0, x1, y1 = box
-        xs, ys = zip(*(apply(self.matrix, p) for p in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))), strict=True)
+        # The edges of a box on a bent page are curves; on a flat page the corners suffice.
+        across = (x0, x1) if self.bend is None else tuple(np.linspace(x0, x1, EDGE_POINTS))
+        xs, ys = zip(*(self.place((float(x), y)) for y in (y0, y1) for x in across), strict=True)
         width, height = self.image.size
         return (max(0.0, min(xs)), max(0.0, min(ys)), min(float(width), max(xs)), min(float(height), max(ys)))
+
+    def _bent(self, x: float) -> float:
+        if self.bend is None:
+            return 0.0
+        # Entry i is for the middle of pixel column i.
+        return float(np.interp(x - 0.5, np.arange(len(self.bend)), self.bend))
 
 
 def distort(image: Image.Image, rng: random.Random, amount: int) -> Distorted:

@@ -1,4 +1,4 @@
-"""Draw letters and notices, and ask questions about them over several turns or for a transcription."""
+"""Draw letters and notices, some with a stamp, and ask about their facts over several turns or for a transcription."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vl2.synth import fonts, words
-from vl2.synth.distort import distort
+from vl2.synth.builtin_inputs import missing_texts
 from vl2.synth.draft import Draft
 from vl2.synth.page import Page, ink_for, line_height, make_paper, text_width, wrap
-from vl2.synth.source import Dropped, Source
+from vl2.synth.photograph import take_picture
+from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
+from vl2.synth.stamp import Stamp, draw_stamp, press
+from vl2.synth.text_image import cut, whole_sentences
 
 # Each letter has a subject, paragraphs, and questions with their answers. Names in braces are replaced by facts.
 LETTERS = {
@@ -114,6 +117,8 @@ COMMON_QUESTIONS = {
     },
     "zh": {"落款人是谁？": "{sender}", "信的日期是哪一天？": "{date}", "标题是什么？": "{subject}"},
 }
+PARAGRAPH_CHARS = {"en": 360, "zh": 130}
+ASK_STAMP = {"en": "What does the stamp on the letter say?", "zh": "信上的印章写的是什么？"}
 READ = {"en": "Transcribe the whole page.", "zh": "请抄录整页文字。"}
 
 
@@ -127,7 +132,8 @@ class Letter:
     answers: dict[str, str]  # question -> answer
 
 
-def write_letter(rng: random.Random, language: str) -> Letter:
+def write_letter(rng: random.Random, language: str, texts: str | None = None) -> Letter:
+    """Return a random letter. With `texts`, a text file or a corpus, its second paragraph is from there."""
     facts = {
         "receiver": words.name(rng, language), "sender": words.name(rng, language), "date": words.date(rng, language),
         "city": rng.choice(words.CITIES[language]), "deadline": words.date(rng, language),
@@ -140,10 +146,14 @@ def write_letter(rng: random.Random, language: str) -> Letter:
     subject, paragraphs, questions = rng.choice(LETTERS[language])
     facts["subject"] = subject.format(**facts)
     asked = {**questions, **COMMON_QUESTIONS[language]}
+    filled = [paragraph.format(**facts) for paragraph in paragraphs]
+    if texts is not None:
+        passage = words.choose_passage(rng, language, texts)
+        filled.insert(2, whole_sentences(cut(rng, passage, language, PARAGRAPH_CHARS[language], from_start=True)))
     return Letter(
         date=facts["date"],
         subject=facts["subject"],
-        paragraphs=tuple(paragraph.format(**facts) for paragraph in paragraphs),
+        paragraphs=tuple(filled),
         answers={question: answer.format(**facts) for question, answer in asked.items()},
     )
 
@@ -156,20 +166,35 @@ class Document(Source):
     category = "document"
     tasks_known: ClassVar[tuple[str, ...]] = ("questions", "read")
 
+    texts_en: str | None = None  # a text file with a passage per line, or a corpus: one paragraph is from there
+    texts_zh: str | None = None
     font_folders: tuple[str, ...] | None = None
     languages: tuple[str, ...] = ("en", "zh")
     max_distortions: int = 2
+    photographed: float = 0.3
+    stamped: float = 0.3  # share of the letters with questions that have a stamp
+
+    def own_licence(self) -> str:
+        return UNKNOWN_LICENCE if self.texts_en or self.texts_zh else super().own_licence()
+
+    def builtin_inputs(self) -> tuple[str, ...]:
+        return missing_texts(self.languages, self.texts_en, self.texts_zh, self.font_folders)
 
     def draft(self, rng: random.Random) -> Draft:
         language = rng.choice([lang for lang in self.languages if lang in fonts.languages(self.font_folders)] or ["en"])
-        letter = write_letter(rng, language)
+        task = self.pick_task(rng)
+        letter = write_letter(rng, language, self.texts_zh if language == "zh" else self.texts_en)
         face = fonts.choose_face(rng, letter.date + letter.subject + "".join(letter.paragraphs), self.font_folders)
         if face is None:
             raise Dropped("no font covers the text")
         page, lines = _draw(letter, language, fonts.load(face, rng.randint(15, 22)), rng)
-        picture = distort(page.image, rng, rng.randint(0, self.max_distortions))
-        task = self.pick_task(rng)
-        draft = Draft(language=language, traits={"task": task, "font": face.name})
+        # A transcription has the text of the letter only.
+        stamp = None
+        if task == "questions" and rng.random() < self.stamped:
+            stamp = _stamp(page, rng, language, self.font_folders)
+        picture = take_picture(page.image, rng, max_distortions=self.max_distortions, photographed=self.photographed)
+        traits = {"task": task, "font": face.name, "distortion": "+".join(picture.names)}
+        draft = Draft(language=language, traits=traits)
         draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
         if task == "read":
             draft.category = "ocr"
@@ -177,7 +202,20 @@ class Document(Source):
         else:
             for question in rng.sample(sorted(letter.answers), rng.randint(2, 4)):
                 draft.ask(question, letter.answers[question])
+            if stamp is not None:
+                draft.ask(ASK_STAMP[language], stamp.text)
         return draft
+
+
+def _stamp(page: Page, rng: random.Random, language: str, folders: tuple[str, ...] | None) -> Stamp | None:
+    """Stamp the lower right of the page, and return the stamp, or None if there is no room for it."""
+    stamp = draw_stamp(rng, language, folders)
+    if stamp is None:
+        return None
+    width, height = page.image.size
+    # It may cover the end of the last line, through which the text can be seen.
+    area = (width * 0.4, height - stamp.mask.height * 1.2, width, height)
+    return stamp if press(page.image, stamp, rng, area) is not None else None
 
 
 def _draw(letter: Letter, language: str, font: fonts.Font, rng: random.Random) -> tuple[Page, list[str]]:
@@ -188,7 +226,8 @@ def _draw(letter: Letter, language: str, font: fonts.Font, rng: random.Random) -
     head = wrap(letter.subject, font, inner, language)
     inner = max(inner, *(text_width(font, line) for block in (*blocks, head) for line in block))
     count = sum(len(block) + 0.5 for block in blocks) + len(head) + 3.5
-    size = (inner + 2 * margin, round(step * count) + 2 * margin)
+    # The foot of the page is blank, as on most letters.
+    size = (inner + 2 * margin, round(step * (count + rng.uniform(0, 6))) + 2 * margin)
     kind = rng.choice(("white", "plain", "noise", "gradient", "folded", "lined"))
     page, ink = Page(make_paper(kind, size, rng)), ink_for(kind, rng)
     page.write((size[0] - margin, margin), letter.date, font, ink, "ra")

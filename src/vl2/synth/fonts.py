@@ -19,12 +19,14 @@ from vl2.errors import UserError
 
 Font = ImageFont.FreeTypeFont
 
-_SUFFIXES = {".ttf", ".otf", ".ttc"}
+_SUFFIXES = {".ttf", ".otf", ".ttc", ".woff"}
 _PROBE_PX = 16
 # Families that are not used for text. The built-in Chinese texts are simplified, and faces for other regions draw some
 # characters and commas differently. Symbol fonts draw letters as pictures, and old TeX fonts have other characters at
 # Unicode's code points.
 _NOT_FOR_TEXT = re.compile(r"CJK (JP|KR|TC|HK)|Symbol|Dingbats|Emoji|Wingdings|Webdings|Math|STIX|^cm[a-z]+\d+")
+# Weights whose strokes vanish at text sizes, on a photograph of paper above all.
+_TOO_THIN = re.compile(r"Thin|Hairline|(Extra|Ultra) ?Light")
 _MAX_FACES = 12
 _SAMPLE = "AQZagz019.,"
 
@@ -125,8 +127,9 @@ def faces_for(text: str, folders: tuple[str, ...] | None = None) -> list[Face]:
 
 
 def choose_face(rng: random.Random, text: str, folders: tuple[str, ...] | None = None) -> Face | None:
-    """Return a random face that can draw a text, or None if no font can."""
-    faces = faces_for(text, folders)
+    """Return a random face that can draw a text, or None if no font can. Hairline weights are used only if need be."""
+    covering = faces_for(text, folders)
+    faces = [face for face in covering if not _TOO_THIN.search(face.name)] or covering
     return rng.choice(faces) if faces else None
 
 

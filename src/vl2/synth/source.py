@@ -31,8 +31,10 @@ FORMS = ("mixed", "worked", "concise")  # form of solutions: either, with the st
 # The minimum of each setting, for every source that has it. Below it there would be nothing to draw or to ask.
 LEAST = {
     "max_chars_en": 2, "max_chars_zh": 2, "max_columns": 2, "max_distortions": 0, "max_objects": 1, "max_of_kind": 1,
-    "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64, "turns": 1,
+    "max_pages": 2, "max_pictures": 2, "max_rows": 3, "max_side_px": 64, "min_chars_en": 1, "min_side_px": 64,
+    "turns": 1,
 }  # fmt: skip
+SHARES = {"handwritten", "photographed", "stamped"}  # settings that are the share of pictures with that property
 # The licence of records made from the user's own texts or tables, whose terms only the user knows. The catalog of
 # public data sets uses the same word.
 UNKNOWN_LICENCE = "check"
@@ -75,6 +77,10 @@ class Source(abc.ABC):
         """Return the licence of the records: CC0 if all content is generated, otherwise that of the given data."""
         return "CC0-1.0"
 
+    def builtin_inputs(self) -> tuple[str, ...]:
+        """Return the settings for real texts or tables that are not set, so that the few built-in ones are drawn."""
+        return ()
+
     def pick_task(self, rng: random.Random) -> str:
         return rng.choice(self.tasks or self.tasks_known)
 
@@ -87,6 +93,9 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
         raise UserError(f"languages of {name} are {' and '.join(LANGUAGES)}, or one of them, got {given}")
     if settings.get("form", FORMS[0]) not in FORMS:
         raise UserError(f"form of {name} is one of {', '.join(FORMS)}, got {settings['form']!r}")
+    for setting in SHARES & settings.keys():
+        if not 0 <= settings[setting] <= 1:
+            raise UserError(f"{setting} of {name} must be a share from 0 to 1, got {settings[setting]}")
     for setting, least in LEAST.items():
         if settings.get(setting, least) < least:
             raise UserError(f"{setting} of {name} must be at least {least}, got {settings[setting]}")

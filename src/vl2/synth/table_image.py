@@ -17,12 +17,12 @@ from PIL import Image
 from vl2.data.record import BoxPx
 from vl2.errors import UserError
 from vl2.synth import fonts
-from vl2.synth.distort import distort
 from vl2.synth.draft import Draft, store
 from vl2.synth.page import Color, Page, line_height, text_width, wrap
+from vl2.synth.photograph import take_picture
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 from vl2.synth.table_questions import Asked, ask_lookup, ask_number, ask_rows
-from vl2.synth.tables import Table, choose_table, made_up, read_tables
+from vl2.synth.tables import Table, choose_table, made_up, tables_in
 
 STYLES = ("grid", "zebra", "header", "rules", "open")
 CONVERT = {
@@ -56,9 +56,13 @@ class TableImage(Source):
     max_rows: int = 12
     max_columns: int = 5
     max_distortions: int = 2
+    photographed: float = 0.15
 
     def own_licence(self) -> str:
         return UNKNOWN_LICENCE if self.tables else super().own_licence()
+
+    def builtin_inputs(self) -> tuple[str, ...]:
+        return () if self.tables else ("tables",)
 
     def draft(self, rng: random.Random) -> Draft:
         task = self.pick_task(rng)
@@ -73,7 +77,7 @@ class TableImage(Source):
             raise Dropped("no table fits the task")
         style = rng.choice(STYLES)
         image, _ = draw_table(table, fonts.load(face, rng.randint(13, 20)), style, rng)
-        picture = distort(image, rng, rng.randint(0, self.max_distortions))
+        picture = take_picture(image, rng, max_distortions=self.max_distortions, photographed=self.photographed)
         draft = Draft(language=table.language, traits={"task": task, "style": style, "font": face.name})
         draft.picture(picture.image, jpeg_quality=picture.jpeg_quality)
         draft.ask(asked.question, asked.answer)
@@ -81,10 +85,12 @@ class TableImage(Source):
 
     def _table(self, rng: random.Random, *, invent: bool) -> Table | None:
         languages = fonts.languages(self.font_folders)
-        if invent:
+        if invent and not self.tables:
             return made_up(rng, rng.choice(languages))
-        tables = read_tables(self.tables)
-        return choose_table(rng, tables, languages, max_rows=self.max_rows, max_columns=self.max_columns)
+        tables = tables_in(self.tables, languages)
+        table = choose_table(rng, tables, max_rows=self.max_rows, max_columns=self.max_columns)
+        # The numbers of an invented table are random, but its rows have the names of a real one.
+        return made_up(rng, table.language, table.column(0)) if invent and table else table
 
 
 def _ask(table: Table, task: str, rng: random.Random) -> Asked | None:

@@ -1,4 +1,4 @@
-"""Read tables from CSV or Parquet files, generate random ones, and parse the numbers in their columns.
+"""Read tables from CSV, Parquet or WikiSQL's files, generate random ones, and parse the numbers in their columns.
 
 Numbers are `Decimal`, so that sums and differences are exact, as a reader would write them.
 """
@@ -15,14 +15,14 @@ from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 
-from vl2.data.raw_files import parquet_rows
+from vl2.data.raw_files import jsonl_rows, parquet_rows
 from vl2.errors import UserError
 from vl2.synth import words
+from vl2.synth.corpus import MARKERS
 
 MAX_CELL = 28  # characters; longer cells do not fit in a drawn table
 MAX_DIGITS = 12
 _NUMBER = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?|-?\d+(?:\.\d+)?", re.ASCII)
-_MARKERS = ("<|", "<image>", "{box:", "<｜")
 
 BUILT_IN = (
     ("Planets", "Planet,Diameter (km),Moons,Year (days)\nMercury,4879,0,88\nVenus,12104,0,225\nEarth,12756,1,365\n"
@@ -103,9 +103,7 @@ class Table:
         return f"<table>\n{line(self.header, 'th')}\n{body}\n</table>"
 
     def as_csv(self) -> str:
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows((self.header, *self.rows))
-        return buffer.getvalue().rstrip("\n")
+        return _as_csv((self.header, *self.rows)).rstrip("\n")
 
 
 def _escape(text: str) -> str:
@@ -144,17 +142,24 @@ def parse_table(title: str, text: str) -> Table:
 
 
 @lru_cache(maxsize=4)
+def tables_in(folder: str | None, languages: tuple[str, ...]) -> tuple[Table, ...]:
+    """Return the tables of `read_tables` whose header is in one of the languages."""
+    return tuple(table for table in read_tables(folder) if table.language in languages)
+
+
+@lru_cache(maxsize=4)
 def read_tables(folder: str | None) -> tuple[Table, ...]:
     """Read all tables of a folder and its subfolders; None returns the built-in tables.
 
-    A table is a CSV file, whose name is the title, or a row of a Parquet file with a column `csv` and optionally
-    `title`. Tables that cannot be parsed are skipped. Raise UserError if no table remains.
+    A table is a CSV file, whose name is the title, a row of a Parquet file with a column `csv` and optionally `title`,
+    or a line of a file `*.tables.jsonl` of WikiSQL. Tables that cannot be parsed are skipped. Raise UserError if no
+    table remains.
     """
     if folder is None:
         return tuple(parse_table(title, text) for title, text in BUILT_IN)
     written = list(_written_tables(Path(folder)))
     if not written:
-        raise UserError(f"{folder} holds no .csv file, and no .parquet file with a column csv")
+        raise UserError(f"{folder} holds no .csv file, no .parquet file with a column csv and no .tables.jsonl file")
     found = []
     for title, text in written:
         try:
@@ -176,15 +181,28 @@ def _written_tables(folder: Path) -> Iterator[tuple[str, str]]:
             if isinstance(row, UserError):
                 break  # a Parquet file without tables, such as one with the questions about them
             yield str(row.get("title") or file.stem), row["csv"]
+    for file in sorted(folder.rglob("*.tables.jsonl")):
+        for _, row in jsonl_rows(file):
+            if isinstance(row, dict) and isinstance(row.get("header"), list) and isinstance(row.get("rows"), list):
+                yield str(row.get("page_title") or row.get("caption") or ""), _as_csv([row["header"], *row["rows"]])
 
 
-def made_up(rng: random.Random, language: str) -> Table:
-    """Return a table with random numbers, such as monthly sales by product or city."""
+def _as_csv(rows: Sequence[Sequence[object]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+def made_up(rng: random.Random, language: str, names: Sequence[str] = ()) -> Table:
+    """Return a table with random numbers, such as monthly sales by product or city.
+
+    Its rows have the given names, of which at least four are needed, or else built-in ones.
+    """
     zh = language == "zh"
     columns = ("一月", "二月", "三月", "四月", "五月", "六月") if zh else ("Jan", "Feb", "Mar", "Apr", "May", "Jun")
-    names = rng.choice((words.CITIES, words.GOODS))[language]
+    names = names if len(names) >= 4 else rng.choice((words.CITIES, words.GOODS))[language]
     title = rng.choice(("月销售量", "参观人数", "用电量") if zh else ("Units sold", "Visitors", "Energy use (kWh)"))
-    picked = rng.sample(names, rng.randint(4, 8))
+    picked = rng.sample(names, min(len(names), rng.randint(4, 8)))
     top = rng.choice((60, 400, 5000))
     decimals = rng.random() < 0.3
     count = rng.randint(2, 4)
@@ -195,22 +213,19 @@ def made_up(rng: random.Random, language: str) -> Table:
     return Table(title=title, header=("名称" if zh else "Name", *columns[:count]), rows=rows)
 
 
-def choose_table(
-    rng: random.Random, tables: Sequence[Table], languages: Sequence[str], *, max_rows: int, max_columns: int
-) -> Table | None:
+def choose_table(rng: random.Random, tables: Sequence[Table], *, max_rows: int, max_columns: int) -> Table | None:
     """Return a random part of a random table, or None if that part cannot be drawn.
 
     Its cells must be short and free of special tokens, its columns named, and its rows named by the first column.
     """
-    fitting = [table for table in tables if table.language in languages]
-    if not fitting:
+    if not tables:
         return None
-    table = rng.choice(fitting)
+    table = rng.choice(tables)
     columns = [0, *sorted(rng.sample(range(1, len(table.header)), min(len(table.header), max_columns) - 1))]
     count = min(len(table.rows), rng.randint(3, max_rows))
     start = rng.randrange(len(table.rows) - count + 1)
     part = table.part(range(start, start + count), columns)
     cells = [*part.header, *(cell for row in part.rows for cell in row)]
-    drawable = all(len(c) <= MAX_CELL and not any(m in c for m in _MARKERS) for c in cells)
+    drawable = all(len(c) <= MAX_CELL and not any(m in c for m in MARKERS) for c in cells)
     named = all(part.header) and len(set(part.header)) == len(part.header) and part.has_keys and not part.is_numbered
     return part if drawable and named and len(part.header) > 1 and count > 1 else None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from vl2.data import locate_phrases
 from vl2.data.record import BoxPx
 from vl2.synth import fonts, words
-from vl2.synth.distort import Distorted, distort
+from vl2.synth.builtin_inputs import missing_texts
+from vl2.synth.distort import Distorted
 from vl2.synth.draft import Draft
 from vl2.synth.page import Page, choose_paper, ink_for, line_height, make_paper, text_width, wrap
+from vl2.synth.photograph import take_picture
 from vl2.synth.source import UNKNOWN_LICENCE, Dropped, Source
 
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)|[。！？][”’」）]*")
 READ = {
     "en": (
         "Read the text in the image.",
@@ -62,14 +66,18 @@ class TextImage(Source):
     category = "ocr"
     tasks_known: ClassVar[tuple[str, ...]] = ("words", "line", "paragraph", "lines", "nth_line", "locate")
 
-    texts_en: str | None = None  # path of a text file with one passage per line; None uses the built-in passages
+    texts_en: str | None = None  # a text file with a passage per line, or a corpus; None uses the built-in passages
     texts_zh: str | None = None
     font_folders: tuple[str, ...] | None = None  # None uses the folders of the system
     languages: tuple[str, ...] = ("en", "zh")
     max_distortions: int = 3
+    photographed: float = 0.15
 
     def own_licence(self) -> str:
         return UNKNOWN_LICENCE if self.texts_en or self.texts_zh else super().own_licence()
+
+    def builtin_inputs(self) -> tuple[str, ...]:
+        return missing_texts(self.languages, self.texts_en, self.texts_zh, self.font_folders)
 
     def draft(self, rng: random.Random) -> Draft:
         possible = [lang for lang in self.languages if lang in fonts.languages(self.font_folders)]
@@ -99,26 +107,25 @@ class TextImage(Source):
         page = Page(make_paper(kind, (width, height), rng))
         ink = ink_for(kind, rng)
         boxes = [page.write((margin, margin + n * gap), line, font, ink) for n, line in enumerate(lines)]
-        picture = distort(page.image, rng, rng.randint(0, self.max_distortions))
+        picture = take_picture(page.image, rng, max_distortions=self.max_distortions, photographed=self.photographed)
         traits = {"font": face.name, "text_px": str(size_px), "paper": kind, "distortion": "+".join(picture.names)}
         return DrawnText(picture=picture, lines=lines, boxes=[picture.move(b) for b in boxes], traits=traits)
 
     def _text(self, rng: random.Random, task: str, language: str) -> str:
         path = self.texts_zh if language == "zh" else self.texts_en
-        passages = words.read_passages(path) if path else words.PASSAGES[language]
-        passage = rng.choice(passages)
+        passage = words.choose_passage(rng, language, path)
         if task == "words":
             return _some_words(rng, passage, language) if path else rng.choice(words.COMMON[language])
         if task == "line":
-            return _cut(rng, passage, language, 24 if language == "zh" else 60)
-        return _cut(rng, passage, language, 160 if language == "zh" else 420, from_start=True)
+            return cut(rng, passage, language, 24 if language == "zh" else 60)
+        return cut(rng, passage, language, 160 if language == "zh" else 420, from_start=True)
 
 
 def _some_words(rng: random.Random, passage: str, language: str) -> str:
-    return _cut(rng, passage, language, rng.randint(2, 6) if language == "zh" else rng.randint(6, 20))
+    return cut(rng, passage, language, rng.randint(2, 6) if language == "zh" else rng.randint(6, 20))
 
 
-def _cut(rng: random.Random, passage: str, language: str, limit: int, *, from_start: bool = False) -> str:
+def cut(rng: random.Random, passage: str, language: str, limit: int, *, from_start: bool = False) -> str:
     """Return a piece of a passage of at most `limit` characters. English is cut between words, and keeps at least one.
 
     The piece begins at a random position, or with `from_start` at the beginning.
@@ -134,6 +141,12 @@ def _cut(rng: random.Random, passage: str, language: str, limit: int, *, from_st
             break
         taken += f" {piece}"
     return taken[: 2 * limit]
+
+
+def whole_sentences(text: str) -> str:
+    """Return a text without the unfinished sentence at its end, if it has at least one whole sentence."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else text
 
 
 def _ask(draft: Draft, task: str, drawn: DrawnText, rng: random.Random) -> None:

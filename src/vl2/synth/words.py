@@ -1,4 +1,4 @@
-"""Words and texts for drawing: a small built-in collection in English and Chinese, or files with a passage per line."""
+"""Words and texts for drawing: a small built-in collection in English and Chinese, or the user's text files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vl2.errors import UserError
+from vl2.synth.corpus import MARKERS, open_corpus
 
 FIRST_NAMES = (
     "Anna", "Ben", "Carla", "David", "Elena", "Farid", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Liam",
@@ -90,8 +91,8 @@ PASSAGES = {
     ),
 }  # fmt: skip
 
-# Special tokens and placeholders. In a text they would be parsed as such when a record is encoded.
-_MARKERS = ("<|", "<image>", "{box:", "<｜")
+# A text file up to this size is read as a whole, so that each of its passages has the same chance.
+WHOLE_FILE_BYTES = 1 << 25
 
 
 @lru_cache(maxsize=16)
@@ -104,10 +105,25 @@ def read_passages(path: str) -> tuple[str, ...]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the texts {path}: {error}") from None
-    kept = tuple(" ".join(line.split()) for line in lines if line.strip() and not any(m in line for m in _MARKERS))
+    kept = tuple(" ".join(line.split()) for line in lines if line.strip() and not any(m in line for m in MARKERS))
     if not kept:
         raise UserError(f"{path} holds no passage: a text file with one passage a line is needed")
     return kept
+
+
+def choose_passage(rng: random.Random, language: str, path: str | None) -> str:
+    """Return a random passage of a text file or a corpus, see `open_corpus`; None is the built-in passages."""
+    if path is None:
+        return rng.choice(PASSAGES[language])
+    return rng.choice(read_passages(path)) if _is_small_text(path) else open_corpus(path).choose(rng)
+
+
+@lru_cache(maxsize=16)
+def _is_small_text(path: str) -> bool:
+    place = Path(path)
+    if place.is_dir() or place.suffix.lower() == ".parquet":
+        return False
+    return not place.is_file() or place.stat().st_size <= WHOLE_FILE_BYTES
 
 
 @lru_cache(maxsize=4)
