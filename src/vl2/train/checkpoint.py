@@ -3,7 +3,8 @@
 A checkpoint is a folder `checkpoints/step-N`. The state is copied at the step, and a thread writes the copy to a
 temporary folder while training continues. The folder gets its final name when every file of every rank is on disk, so a
 folder with that name is always complete. Ranks signal the first rank with files that they are done, because a thread
-must not use collectives while the main thread does. All ranks therefore need a shared file system.
+must not use collectives while the main thread does. All ranks therefore need a shared file system. A `CheckpointStore`
+may receive a copy of each finished checkpoint.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import Any
 import torch
 
 from vl2.errors import UserError
+from vl2.train.checkpoint_store import CheckpointStore
+from vl2.train.checkpoint_upload import Uploads
 from vl2.train.ranks import ONE, Ranks
 from vl2.train.tensor_files import (
     BlockOf,
@@ -68,8 +71,9 @@ class Checkpoints:
         block_of: BlockOf = whole_block,
         writes_whole: bool | None = None,
         most_wait_s: float = 1800.0,
+        store: CheckpointStore | None = None,
     ) -> None:
-        """Prepare to write checkpoints into a run folder.
+        """Prepare to write checkpoints into a run folder, and to copy them to `store`.
 
         The first rank waits up to `most_wait_s` for the other ranks' files; after that the checkpoint has failed.
         `writes_whole` says whether this rank writes the tensors that several ranks hold in full; by default the first
@@ -86,6 +90,9 @@ class Checkpoints:
         self._most_wait_s = most_wait_s
         self._step = 0
         self.best_step: int | None = None  # a step whose checkpoint is kept however old it is
+        self._uploads: Uploads | None = None
+        if store is not None:
+            self._uploads = Uploads(store, self.folder, ranks, removes=self._removes, timeout_s=most_wait_s)
 
     def save(self, step: int, state: Mapping[str, Any], recipe: str) -> None:
         """Copy the state and start writing it in a thread. All ranks must call this together.
@@ -105,10 +112,13 @@ class Checkpoints:
             if self._ranks.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir(parents=True)
+            is_copied = self._uploads is not None and self._uploads.prepare(step)
         except OSError as error:
             raise self._write_error(error) from None
         self._ranks.barrier()
         self._writing = self._writer.submit(self._write, step, snapshot, recipe, partial)
+        if self._uploads is not None and is_copied:
+            self._uploads.start(step, self._writing)
 
     def check(self) -> None:
         """Raise UserError if the last write has failed, without waiting for it."""
@@ -136,10 +146,30 @@ class Checkpoints:
                 wait_for_futures([self._writing], after_s)
         finally:
             self._is_given_up.set()
+            if self._uploads is not None:
+                self._uploads.give_up()
+
+    def finish_uploads(self) -> None:
+        """Wait until the store has the newest checkpoint, or has failed. All ranks must call this together."""
+        if self._uploads is not None:
+            self._ranks.barrier()  # the first rank has written the last checkpoint
+            steps = checkpoint_steps(self.folder.parent)
+            self._uploads.finish(steps[-1] if steps else None)
+
+    @property
+    def is_uploading(self) -> bool:
+        """Whether this rank is copying a checkpoint to a store."""
+        return self._uploads is not None and self._uploads.current_step is not None
+
+    def upload_lines(self) -> list[str]:
+        """Return what the copying to a store has to report since the last call."""
+        return self._uploads.lines() if self._uploads is not None else []
 
     def close(self) -> None:
-        """Finish the current write and end the writer thread."""
+        """Finish the current write and end the writer threads."""
         self._writer.shutdown(wait=True)
+        if self._uploads is not None:
+            self._uploads.close()
 
     def newest(self) -> Path | None:
         """Return the newest complete checkpoint, or None."""
@@ -195,8 +225,13 @@ class Checkpoints:
             if self._ranks.is_first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-        for old in self._keep.removes(checkpoint_steps(self.folder.parent), self.best_step):
-            _remove(self.folder / f"step-{old:08d}")
+        being_copied = self._uploads.current_step if self._uploads is not None else None
+        for old in self._removes(checkpoint_steps(self.folder.parent)):
+            if old != being_copied:
+                _remove(self.folder / f"step-{old:08d}")
+
+    def _removes(self, steps: list[int]) -> list[int]:
+        return self._keep.removes(steps, self.best_step)
 
     def _wait_for(self, paths: Sequence[Path]) -> None:
         until = time.monotonic() + self._most_wait_s

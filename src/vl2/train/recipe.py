@@ -251,6 +251,8 @@ class RunOptions:
     """The run folder, and when to save, log and evaluate."""
 
     folder: str
+    checkpoints: str = ""
+    """URL to which checkpoints are copied, such as s3://BUCKET/NAME; resuming reads it if the folder has none"""
     save_every_steps: int = 500
     keep: int = 3
     """number of newest checkpoints to keep"""
@@ -271,6 +273,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         if not self.folder:
             raise UserError("run.folder is empty: give a folder for the run")
+        if "://" in self.folder:
+            raise UserError(f"run.folder must be a local folder, got {self.folder}: a URL goes in run.checkpoints")
+        if self.checkpoints and not re.fullmatch(r"[\w+.-]+://.*[^/].*", self.checkpoints):
+            raise UserError(f"run.checkpoints must be a URL such as s3://BUCKET/NAME, got {self.checkpoints!r}")
         for name in (
             "save_every_steps",
             "keep",

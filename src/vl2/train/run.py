@@ -28,6 +28,8 @@ from vl2.process.processor import Processor
 from vl2.train.adapter import adapt, trained_state, write_adapter
 from vl2.train.best import LossWatch
 from vl2.train.checkpoint import RECIPE, Checkpoints, Retention
+from vl2.train.checkpoint_download import prepare_store
+from vl2.train.checkpoint_store import CheckpointStore
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.flops import matmul_dtype
 from vl2.train.fp8 import check_fp8, use_fp8
@@ -49,7 +51,7 @@ from vl2.train.prepare import (
     num_steps,
     open_stores,
 )
-from vl2.train.ranks import Ranks, RankZeroSection, join, leave
+from vl2.train.ranks import Ranks, RankZeroSection, join, leave, on_first_rank
 from vl2.train.recipe import Recipe, changes, read_recipe
 from vl2.train.recompute import checkpoint_activations, compile_encoder
 from vl2.train.shard import is_sharded, local, origin
@@ -165,11 +167,15 @@ class Run:
         check_fp8(recipe.engine.fp8, ranks.device)
         folder = Path(recipe.run.folder)
         say = _make_say(quiet or not ranks.is_first)
-        found = _checkpoints(recipe, ranks).newest()
+        store = _open_store(recipe)
         if ranks.is_first:
             _open_folder(folder, resume=resume)
+        if store is not None:
+            on_first_rank(ranks, recipe.engine.timeout_s, lambda: prepare_store(store, folder, resume=resume, say=say))
+        found = _checkpoints(recipe, ranks).newest()
         if resume and found is None:
-            say(f"there is no checkpoint in {folder} yet: starting at the first step")
+            where = f"{folder} or {store.url}" if store is not None else str(folder)
+            say(f"there is no checkpoint in {where} yet: starting at the first step")
         if recipe.engine.compute == "bfloat16" and matmul_dtype(ranks.device) != torch.bfloat16:
             say('this CPU has no instructions for bfloat16: compute = "float32" is several times faster here')
         if evaluations is None:
@@ -272,6 +278,7 @@ class Run:
                 outputs.step(metrics)
                 progress.step(metrics)
                 self._report_lost(progress)
+                self._report_uploads(progress)
                 if self.loss_spikes.must_stop:
                     raise self._loss_spike_error(metrics)
                 self.checkpoints.check()
@@ -290,6 +297,10 @@ class Run:
             if not is_saved:
                 self.save()
             self.checkpoints.wait()
+            if self.checkpoints.is_uploading:
+                progress.say(f"copying the last checkpoint to {self.recipe.run.checkpoints}")
+            self.checkpoints.finish_uploads()
+            self._report_uploads(progress)
         self.ranks.barrier()
         return ended
 
@@ -396,6 +407,10 @@ class Run:
             if self._num_lost == _LOST_SHOWN:
                 progress.say("more records may be left out, which is not reported")
 
+    def _report_uploads(self, progress: TrainProgress) -> None:
+        for line in self.checkpoints.upload_lines():
+            progress.say(line)
+
     def _loss_spike_error(self, metrics: StepMetrics) -> UserError:
         self.checkpoints.wait()
         newest = self.checkpoints.newest()
@@ -419,6 +434,10 @@ def _open_folder(folder: Path, *, resume: bool) -> None:
         raise UserError(f"cannot write to the run folder {folder}: {error.strerror or error}") from None
 
 
+def _open_store(recipe: Recipe) -> CheckpointStore | None:
+    return CheckpointStore(recipe.run.checkpoints) if recipe.run.checkpoints else None
+
+
 def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = None) -> Checkpoints:
     keep = Retention(newest=recipe.run.keep, every_steps=recipe.run.keep_every_steps)
     return Checkpoints(
@@ -428,6 +447,7 @@ def _checkpoints(recipe: Recipe, ranks: Ranks, *, writes_whole: bool | None = No
         block_of=_block_of,
         writes_whole=writes_whole,
         most_wait_s=recipe.engine.timeout_s,
+        store=_open_store(recipe),
     )
 
 
