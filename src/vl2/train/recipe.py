@@ -251,13 +251,13 @@ class RunOptions:
     """The run folder, and when to save, log and evaluate."""
 
     folder: str
-    checkpoints: str = ""
-    """URL to which checkpoints are copied, such as s3://BUCKET/NAME; resuming reads it if the folder has none"""
     save_every_steps: int = 500
     keep: int = 3
     """number of newest checkpoints to keep"""
     keep_every_steps: int | None = None
     """also keep all checkpoints at multiples of this"""
+    checkpoints: str = ""
+    """URL to which checkpoints are copied, such as s3://BUCKET/NAME; resuming reads it if the folder has none"""
     log_every_steps: int = 10
     """interval of log lines without a terminal; metrics.jsonl has every step"""
     evaluate_every_steps: int | None = None
