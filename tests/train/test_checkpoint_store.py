@@ -173,8 +173,7 @@ def test_training_does_not_wait_for_a_slow_store_and_the_last_checkpoint_gets_th
         checkpoints.wait()
     assert checkpoint_steps(tmp_path) == [1, 3], "the first is being copied"
     assert checkpoints.upload_lines() == [
-        f"the checkpoint of step {step} stays in the run folder only: memory://bucket/run is still receiving that of "
-        "step 1"
+        f"the checkpoint of step {step} is not copied now: memory://bucket/run is still receiving that of step 1"
         for step in (2, 3)
     ]
     assert store.steps() == []
@@ -293,7 +292,7 @@ def test_a_missing_package_is_one_line_before_anything_is_made(
 def test_a_store_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = CheckpointStore(f"file://{tmp_path}/file/store")
-    with pytest.raises(UserError, match=r"^cannot reach .*file/store/.writable: Not a directory$"):
+    with pytest.raises(UserError, match=r"^cannot write to run.checkpoints, .*/.writable: Not a directory$"):
         prepare_store(store, tmp_path / "run", resume=True, say=print)
 
 

@@ -18,6 +18,7 @@ from tests.train.forks import UNDRAWN
 from tests.train.test_run import curve
 from tests.train.toy import make_toy_data, make_toy_model, toy_recipe, toy_stage
 from vl2.train.checkpoint import checkpoint_steps
+from vl2.train.checkpoint_store import CheckpointStore
 from vl2.train.recipe import Mode, Recipe
 
 pytestmark = pytest.mark.slow
@@ -118,6 +119,22 @@ def test_two_killed_processes_go_on_with_the_same_numbers_bit_for_bit(whole: Rec
     assert curve(folders[1]) == curve(folders[0]), f"killed after step {step}"
     weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in folders]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("whole", ["sharded"], indirect=True)
+def test_two_processes_on_a_new_machine_go_on_from_a_store(whole: Recipe, tmp_path: Path) -> None:
+    store = CheckpointStore(f"file://{tmp_path}/store")
+    files = sorted((Path(whole.run.folder) / "checkpoints" / "step-00000004").iterdir())
+    for file in files:
+        store.put(file, 4)
+    store.finish(4, {file.name: file.stat().st_size for file in files})
+    moved = replace(whole, run=replace(whole.run, folder=str(tmp_path / "moved"), checkpoints=store.url))
+    train(moved, 2, "--resume")
+    folders = [Path(recipe.run.folder) for recipe in (whole, moved)]
+    assert curve(folders[1]) == [line for line in curve(folders[0]) if line["step"] > 4]
+    weights = [(folder / "export" / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+    assert store.steps() == [4, 6]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

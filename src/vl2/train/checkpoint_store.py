@@ -41,10 +41,13 @@ class CheckpointStore:
             if here == folder or folder in here.parents:
                 raise UserError(f"run.checkpoints must be outside the run folder {run_folder}, got {self.url}")
         probe = self._file(_PROBE)
-        with probe.create() as out:
-            out.write(b"\n")
-        with storage_errors(probe.name):
-            self._root.fs.rm_file(probe.path)
+        try:
+            with probe.create() as out:
+                out.write(b"\n")
+            with storage_errors(probe.name):
+                self._root.fs.rm_file(probe.path)
+        except UserError as error:
+            raise UserError(f"cannot write to run.checkpoints, does its bucket or folder exist? {error}") from None
 
     def steps(self) -> list[int]:
         """Return the steps of the whole copies, in order."""

@@ -81,7 +81,7 @@ class Uploads:
         if float(self._ranks.max_(torch.tensor(float(self._is_busy)))):
             if self._ranks.is_first:
                 self._lines.put(
-                    f"the checkpoint of step {step} stays in the run folder only: {self.store.url} is still receiving "
+                    f"the checkpoint of step {step} is not copied now: {self.store.url} is still receiving "
                     f"that of step {self._step}"
                 )
             return False
