@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.pdf_files import text_pdf
 from tests.reference import IMAGES
 from vl2.batch_job.file_items import file_items
 from vl2.batch_job.item import check_unique
@@ -145,3 +147,12 @@ def test_a_wrong_line_is_an_item_with_an_error(tmp_path: Path, line: object, mes
 def test_two_items_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="two items are called 'a'"):
         check_unique(requests(tmp_path, {"id": "a", "question": "x"}, {"id": "a", "question": "y"}))
+
+
+def test_the_text_layer_of_a_page_is_a_guess_of_the_answer(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "bill.pdf").write_bytes(text_pdf("Total 1,234.50", x=72, y=700))
+    (item,) = file_items([str(tmp_path / "bill.pdf")], "?", OPTIONS)
+    assert item.read().options.prediction == "Total 1,234.50"
+    (item,) = file_items([str(tmp_path / "bill.pdf")], "?", replace(OPTIONS, speculation=False))
+    assert item.read().options.prediction == ""
+    assert file_items([str(folder / "two.pdf")], "?", OPTIONS)[0].read().options.prediction == ""

@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 import vl2
+from tests.pdf_files import text_pdf
 from vl2.errors import UserError
 from vl2.extract import Document, extract, read_target
 from vl2.extract.documents import file_documents
@@ -221,28 +222,6 @@ def test_values_of_a_pdf_are_found_in_its_text_layer(tmp_path: Path) -> None:
     (found,) = extract(Model(), [document], SCHEMA)
     assert found.places["total"].source == "text layer"
     assert found.places["total"].page == 1
-
-
-def text_pdf(text: str, *, x: int, y: int) -> bytes:
-    """Return a PDF file of one page, 612 x 792 points, with a text in 12-point Helvetica."""
-    stream = f"BT /F1 12 Tf {x} {y} Td ({text}) Tj ET".encode()
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
-        b"/Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-    ]
-    out, offsets = bytearray(b"%PDF-1.4\n"), []
-    for number, body in enumerate(objects, start=1):
-        offsets.append(len(out))
-        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    start = len(out)
-    out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
-    out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
-    out += b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % (len(objects) + 1, start)
-    return bytes(out)
 
 
 LINES = [
