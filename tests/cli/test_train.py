@@ -13,6 +13,10 @@ from tests.train.toy import make_toy_data, make_toy_model, toy_recipe, toy_stage
 from vl2.cli.train import Train
 
 RECIPE = str(Path(__file__).parents[2] / "recipes" / "tiny" / "alignment.toml")
+IN_ONE_PROCESS = (
+    "--engine.parallel", "replicated", "--engine.pipeline", "1", "--engine.expert-parallel", "1",
+    "--engine.tensor-parallel", "1",
+)  # fmt: skip
 
 
 def test_the_line_goes_over_the_recipe():
@@ -48,7 +52,9 @@ def test_sources_lists_and_tables_can_be_set():
         (["train", RECIPE, "--engine.device", "gpu"], 1, "the device of training must be auto, cpu, cuda or cuda:N, "),
         (["train", RECIPE, "--dry-run", "--engine.device", "gpu"], 1, "the device of training must be auto, cpu, cuda"),
         (["train", RECIPE, "--dry-run", "--engine.device", "cuda:99"], 1, "there is no device cuda:99, this machine"),
-        (["train", RECIPE, "--dry-run", "--adapter.method", "lora"], 1, "stage alignment: nothing is left to train"),
+        (["train", RECIPE, "--dry-run", "--adapter.method", "lora"], 1, 'an adapter needs engine.parallel'),
+        (["train", RECIPE, "--dry-run", "--adapter.method", "lora", *IN_ONE_PROCESS], 1,
+         "stage alignment: nothing is left to train"),
         (["train", "plot", "nowhere"], 1, "no metrics.jsonl in nowhere: is this a run folder?"),
         (["train", "export", "nowhere", "out"], 1, "there is no checkpoint in nowhere"),
         (["train", "export", "nowhere", "out", "--dtype", "int3"], 1, "dtype must be one of float32, bfloat16"),

@@ -297,7 +297,7 @@ def evaluate_long(ranks: Ranks, timeout_s: float, long_s: float) -> list[str]:
     run, said = Run.__new__(Run), list[str]()
     recipe = toy_recipe(Path("model"), Path("data"), Path("run"))
     run.recipe = dataclasses.replace(recipe, engine=EngineOptions(timeout_s=timeout_s))
-    run.ranks, run.model, run.step = ranks, small_model(), 3
+    run.ranks, run.model, run.step, run._watch = ranks, small_model(), 3, None
     run.processor = cast(Processor, None)
     run._evaluations = [sleep]
     outputs = SimpleNamespace(evaluation=lambda step, scores: None)
