@@ -100,7 +100,10 @@ def test_a_stage_can_be_taken_from_the_table_with_changes() -> None:
         ({"stage": {"is_packed": 1}}, "stage.is_packed must be true or false, got 1"),
         ({"stage": {"betas": [0.9]}}, "stage.betas must have 2 values, got 1"),
         ({"stage": {"frozen": "language"}}, "stage.frozen must be a list, got 'language'"),
-        ({"stage": {"frozen": ["eyes"]}}, "stage.frozen[0] must be one of vision, projector, language, sam, convolutions, clip, got"),
+        (
+            {"stage": {"frozen": ["eyes"]}},
+            "stage.frozen[0] must be one of vision, projector, language, sam, convolutions, clip, got 'eyes'",
+        ),
         ({"stage": {"schedule": "linear"}}, "stage.schedule must be one of cosine, step, constant, got 'linear'"),
         ({"stage": {"like": "tiny/alignmnt"}}, "stage.like must be SIZE/STAGE, got 'tiny/alignmnt': did you mean"),
         ({"stage": {"num_steps": 1, "num_tokens": 1}}, "stage alignment: give either num_steps or num_tokens"),
