@@ -239,7 +239,7 @@ def training_pack(config: ModelConfig, settings: Settings) -> Packed:
         image_mask=mask,
         tiles=torch.randn(count * num_tiles(UNTILED), 3, tile_px, tile_px, generator=generator),
         grids=torch.tensor([UNTILED] * count),
-        tokens_per_side=side,
+        layout=config.layout(side, side),
         num_tokens=count * length,
         max_seqlen=length,
         names=tuple(f"document {number}" for number in range(count)),

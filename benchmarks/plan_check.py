@@ -112,7 +112,7 @@ def make_packs(config: Any, count: int, seq_len: int) -> list[Packed]:
                 image_mask=torch.cat(masks),
                 tiles=torch.randn(sum(map(num_tiles, grids)), 3, side_px, side_px),
                 grids=torch.tensor(grids),
-                tokens_per_side=side,
+                layout=config.layout(side, side),
                 num_tokens=sum(lengths),
                 max_seqlen=max(lengths),
                 names=tuple(f"{number}-{i}" for i in range(len(lengths))),

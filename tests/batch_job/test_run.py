@@ -72,7 +72,7 @@ def test_an_item_that_fails_is_recorded_and_the_others_go_on(vlm: VLM, tmp_path:
         asking("good", "hello"),
         asking("damaged", "hello", (str(damaged),)),
         failing("unread", "no such\npage"),
-        asking("long", "word " * 5000),
+        asking("long", "word " * 2 * vlm.limits.max_context),
         asking("narrow", "hello", max_new_tokens=5, constraint=WellFormedBoxes(only_boxes=True)),
         asking("also good", "hello"),
     ]  # fmt: skip
@@ -81,7 +81,7 @@ def test_an_item_that_fails_is_recorded_and_the_others_go_on(vlm: VLM, tmp_path:
     assert list(lines) == [item.id for item in items]
     assert "it is damaged" in lines["damaged"]["error"]
     assert lines["unread"]["error"] == "no such page"
-    assert "the context is 4096" in lines["long"]["error"]
+    assert f"the context is {vlm.limits.max_context}" in lines["long"]["error"]
     assert "max_new_tokens must be at least" in lines["narrow"]["error"]
     assert lines["good"]["text"] == lines["also good"]["text"]
     assert done.failed == 4

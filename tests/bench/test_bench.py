@@ -223,10 +223,16 @@ def test_a_peer_that_hangs_is_ended() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "speed"], "there is no stage speed: the stages are encode, prefill, decode, first-token, memory"),
+        (
+            ["--only", "speed"],
+            "there is no stage speed: the stages are encode, prefill, decode, first-token, page, memory",
+        ),
         (["--rounds", "0"], "rounds must be at least 1, got 0"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
-        (["--model", "random:huge"], "random:SIZE must have one of the sizes nano, tiny, small, base, got huge"),
+        (
+            ["--model", "random:huge"],
+            "random:SIZE must have one of the sizes nano, tiny, small, base, deepseek-ocr, unlimited-ocr, got huge",
+        ),
         (["--model", "/no/such"], "no folder /no/such"),
         (["--weights", "int3"], "weights must be"),
         (["--folder", "x"], "--folder is for random:SIZE"),

@@ -16,7 +16,8 @@ def test_a_plan_as_json_has_its_layout_and_days(capsys: pytest.CaptureFixture[st
     (stage,) = json.loads(capsys.readouterr().out)
     assert stage["stage"] == "fine-tuning"
     assert stage["layout"]["pipeline"] == 2
-    assert stage["layout"]["data"] == 4
+    layout = stage["layout"]
+    assert layout["pipeline"] * layout["data"] * layout["tensor_parallel"] == 8
     assert stage["days"] * 24 * 8 == pytest.approx(stage["gpu_hours"])
 
 

@@ -236,8 +236,8 @@ def test_errors_are_of_the_kinds_that_the_client_knows(client: OpenAI) -> None:
     assert wrong.value.param == "temperature"
     with pytest.raises(openai.BadRequestError, match="its base64 data is damaged"):
         client.chat.completions.create(model="nano", messages=[user("Hello", "data:image/png;base64,!!!")])
-    with pytest.raises(openai.BadRequestError, match="maximum context length is 4096 tokens") as long:
-        client.chat.completions.create(model="nano", messages=[user("word " * 6000)])
+    with pytest.raises(openai.BadRequestError, match=r"maximum context length is (4096|8192|32768) tokens") as long:
+        client.chat.completions.create(model="nano", messages=[user("word " * 40_000)])
     assert long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="calls no tools"):
         client.chat.completions.create(

@@ -21,7 +21,7 @@ class Mcp:
 
     Examples:
       vl2 mcp --model tiny --allow-files ~/scans
-      vl2 mcp --http --port 8765
+      vl2 mcp --http --port 8765 --model tiny
     """
 
     allow_files: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER"), tyro.conf.UseAppendAction] = ()

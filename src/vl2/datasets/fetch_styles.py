@@ -28,7 +28,7 @@ HANDWRITING = (
 )
 # The file of a Chinese font has Latin letters too; its other files are parts of it, for the web.
 _CHINESE = ("long-cang", "zhi-mang-xing", "ma-shan-zheng")
-_FONT = re.compile(r"^package/files/(?P<name>.+?-(?P<script>latin|chinese-simplified)-\d+-normal\.woff)$")
+_FONT = re.compile(r"^package/files/(?P<name>.+?-(?P<subset>latin|chinese-simplified)-\d+-normal\.woff)$")
 _LICENCE = "package/LICENSE"
 
 # Each package with its style sheets. Those besides Bootstrap and Bulma style plain HTML elements and need no classes.
@@ -55,13 +55,13 @@ def write_handwriting(folder: Path, archives: Iterable[tuple[Package, Path]]) ->
     count = 0
     for package, archive in archives:
         short = package.name.rpartition("/")[2]
-        script = "chinese-simplified" if short in _CHINESE else "latin"
+        subset = "chinese-simplified" if short in _CHINESE else "latin"
         found = 0
         for member, data in read_members(archive, lambda name: name == _LICENCE or _FONT.match(name) is not None):
             match = _FONT.match(member)
             if match is None:
                 (folder / f"{short}.LICENSE.txt").write_bytes(data)
-            elif match["script"] == script:
+            elif match["subset"] == subset:
                 (folder / match["name"]).write_bytes(data)
                 found += 1
         if not found:

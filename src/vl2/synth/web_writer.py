@@ -55,8 +55,8 @@ CLASSES: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 OWN_CLASSES = {"cards": "cards", "card": "card"}
 COLORS = {
-    "bootstrap": ("primary", "success", "danger", "dark", "secondary"),
-    "bulma": ("primary", "link", "info", "success", "danger", "dark"),
+    "bootstrap": "primary success danger dark secondary",
+    "bulma": "primary link info success danger dark",
 }
 
 
@@ -82,7 +82,7 @@ class WebWriter:
 
     def __post_init__(self) -> None:
         self.framework = next((name for name in CLASSES if self.sheet.startswith(name)), "")
-        self.color = self.rng.choice(COLORS[self.framework]) if self.framework else ""
+        self.color = self.rng.choice(COLORS[self.framework].split()) if self.framework else ""
 
     def page(self) -> str:
         """Return the HTML of the page: a menu, one to three blocks, and in half of the cases a footer."""

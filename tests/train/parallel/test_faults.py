@@ -201,7 +201,8 @@ def test_the_launch_file_starts_all_again_after_a_rank_has_died(toy: tuple[Path,
     )
     said = process.stderr
     assert process.returncode == 0, said
-    assert "the connection to another rank has broken" in said or "SIGKILL" in said
+    # Who is told first that a rank was killed: the other rank, or torchrun, which then ends the other one.
+    assert any(line in said for line in ("the connection to another rank has broken", "SIGKILL", "exitcode: -9"))
     assert "vl2: resumed from step" in said
     assert [line["step"] for line in curve(tmp_path / "run")] == list(range(1, 7))
 
