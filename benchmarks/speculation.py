@@ -91,7 +91,7 @@ def compare(vlm: VLM, name: str, options: dict[str, Any], pairs: int, wrong: flo
     print(
         f"{name:<28} {len(first):4} tokens  {alone:7.1f} -> {together:7.1f} tokens/s  x{statistics.median(ratios):.2f}"
         f"  ({min(ratios):.2f} to {max(ratios):.2f})  {counts.steps} steps, "
-        f"{counts.accepted_tokens} of {counts.guessed_tokens} guesses right",
+        f"{counts.accepted_tokens} of {counts.draft_tokens} guesses right",
         flush=True,
     )
 

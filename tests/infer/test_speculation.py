@@ -14,7 +14,7 @@ from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.engine.request import Job
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler, Totals
 from vl2.infer.sampling import GenerateOptions
-from vl2.infer.speculation import MAX_STEP_ROWS, Guess, StepTimes, TextLookup, plan_step
+from vl2.infer.speculation import MAX_STEP_ROWS, DraftToken, StepTimes, TextLookup, plan_step
 from vl2.infer.vlm import VLM
 from vl2.kernels import load_kernels
 
@@ -77,7 +77,7 @@ def test_the_answer_is_token_for_token_the_one_without_guesses(
 ) -> None:
     options = {"max_new_tokens": 60, **options}
     plain, counted = answer(nano, READ, "line.png", speculation=False, **options)
-    assert counted.guessed_tokens == 0
+    assert counted.draft_tokens == 0
     ids, _ = answer(nano, READ, "line.png", prediction=prediction, **options)
     assert ids == plain
 
@@ -127,7 +127,7 @@ def test_a_constraint_forces_tokens(nano: VLM) -> None:
 def test_float32_decodes_one_by_one() -> None:
     vlm = vl2.load("nano", dtype="float32")
     _, counted = answer(vlm, READ, "line.png", prediction="Harbor at dawn", max_new_tokens=10)
-    assert counted.guessed_tokens == 0
+    assert counted.draft_tokens == 0
 
 
 @pytest.mark.parametrize("options", [{"prediction": 3}, {"speculation": "yes"}])
@@ -140,34 +140,34 @@ def test_lookup_finds_the_longest_match() -> None:
     lookup = TextLookup((), [1, 2, 3, 4, 9, 2, 3, 5])
     for token in (7, 1, 2, 3):
         lookup.add(token)
-    assert lookup.guess(2) == ([4, 9], 3)
+    assert lookup.draft(2) == ([4, 9], 3)
 
 
 def test_lookup_of_equal_matches_takes_the_latest() -> None:
     lookup = TextLookup((), [2, 3, 4, 8, 2, 3, 5, 8])
     lookup.add(2)
     lookup.add(3)
-    assert lookup.guess(1)[0] == [5]
+    assert lookup.draft(1)[0] == [5]
 
 
 def test_lookup_follows_an_expected_answer_over_a_difference() -> None:
     lookup = TextLookup([10, 11, 12, 13, 14, 15], [1, 2])
-    assert lookup.guess(3)[0] == [10, 11, 12]
+    assert lookup.draft(3)[0] == [10, 11, 12]
     for token in (10, 11, 99, 13):  # 12 was expected
         lookup.add(token)
-        lookup.guess(1)
-    assert lookup.guess(5)[0] == [14, 15]
+        lookup.draft(1)
+    assert lookup.draft(5)[0] == [14, 15]
 
 
 def test_lookup_finds_nothing_in_new_text() -> None:
     lookup = TextLookup((), [1, 2, 3])
     lookup.add(5)
     lookup.add(6)
-    assert lookup.guess(4) == ([], 0)
+    assert lookup.draft(4) == ([], 0)
 
 
-def guesses(chance: float, count: int = 1) -> list[Guess]:
-    return [Guess(token_id=7, chance=chance)] * count
+def drafts(chance: float, count: int = 1) -> list[DraftToken]:
+    return [DraftToken(token_id=7, chance=chance)] * count
 
 
 def test_steps_hold_as_many_guesses_as_pay() -> None:
@@ -176,14 +176,14 @@ def test_steps_hold_as_many_guesses_as_pay() -> None:
         times.add(rows, seconds)
     assert times.of(5) == pytest.approx(1.4, abs=0.02)
     # A guess of probability p adds 0.1 of a step, and pays above a tenth of the tokens per step.
-    assert plan_step([guesses(0.05)], times) == [0]
-    assert plan_step([guesses(0.9, 3)], times) == [3]
-    assert plan_step([guesses(0.9, 40)], times)[0] <= MAX_STEP_ROWS - 1
-    assert plan_step([[], guesses(0.9)], times) == [0, 1]
+    assert plan_step([drafts(0.05)], times) == [0]
+    assert plan_step([drafts(0.9, 3)], times) == [3]
+    assert plan_step([drafts(0.9, 40)], times)[0] <= MAX_STEP_ROWS - 1
+    assert plan_step([[], drafts(0.9)], times) == [0, 1]
 
 
 def test_where_rows_cost_as_much_as_steps_nothing_is_guessed() -> None:
     times = StepTimes()
     for rows, seconds in [(1, 1.0), (2, 2.0), (4, 4.0)] * 30:
         times.add(rows, seconds)
-    assert plan_step([guesses(0.9, 5)], times) == [0]
+    assert plan_step([drafts(0.9, 5)], times) == [0]

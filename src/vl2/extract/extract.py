@@ -104,18 +104,18 @@ def extract(
     first = replace(options or GenerateOptions(max_new_tokens=1024, max_repeats=8), constraint=wanted.constraint)
     asked = question or wanted.question()
     for start in range(0, len(documents), together):
-        window = [_Work(document) for document in documents[start : start + together]]
+        window = [_Work(document=document) for document in documents[start : start + together]]
         for work in window:
             work.open()
         for attempt in range(1, ATTEMPTS + 1):
             left = [work for work in window if work.is_open]
-            _ask(vlm, left, wanted, asked, attempt_options(first, attempt, left, max_new_tokens))
+            _ask(vlm, left, wanted, asked, _attempt_options(first, attempt, left, max_new_tokens))
         if with_places:
             _find_places(vlm, [work for work in window if work.value is not None])
         yield from (work.result(wanted) for work in window)
 
 
-def attempt_options(
+def _attempt_options(
     first: GenerateOptions, attempt: int, works: Sequence[_Work], max_new_tokens: int
 ) -> list[GenerateOptions]:
     """Return the options of each document's next attempt."""
@@ -132,7 +132,10 @@ def attempt_options(
 
 
 @dataclass(kw_only=True)
-class _WorkState:
+class _Work:
+    """A document in work."""
+
+    document: Document
     pages: Sequence[Page] = ()
     value: dict[str, Any] | None = None
     error: str | None = None
@@ -140,14 +143,6 @@ class _WorkState:
     was_cut: bool = False
     is_hopeless: bool = False
     places: dict[str, Place] = field(default_factory=dict)
-
-
-class _Work(_WorkState):
-    """A document in work."""
-
-    def __init__(self, document: Document) -> None:
-        super().__init__()
-        self.document = document
 
     @property
     def is_open(self) -> bool:

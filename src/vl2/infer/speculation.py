@@ -50,7 +50,7 @@ class TextLookup:
         self._ids.append(token_id)
         self._note(len(self._ids))
 
-    def guess(self, count: int) -> tuple[list[int], int]:
+    def draft(self, count: int) -> tuple[list[int], int]:
         """Return up to `count` tokens that may follow, and how many tokens before them agree."""
         place, length = self._longest_match()
         if length < 2 and (near := self._near()) is not None:
@@ -92,7 +92,7 @@ class TextLookup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guess:
+class DraftToken:
     """A token that may follow, and the probability that it does if the guesses before it are right."""
 
     token_id: int
@@ -105,27 +105,27 @@ class Speculation:
     """The guesses of one answer, and how many of them were right."""
 
     lookup: TextLookup
-    num_guessed: int = 0
+    num_drafted: int = 0
     num_accepted: int = 0
     # The share of guesses that were right lately, by the tokens before them that agreed: 1, 2 or 3, and more.
     _shares: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.8])
     _kind: int = 0
 
-    def guess(self, sequence: SequenceState) -> list[Guess]:
+    def draft(self, sequence: SequenceState) -> list[DraftToken]:
         """Return tokens that may follow."""
         count = min(MAX_STEP_ROWS - 1, sequence.max_new_tokens - len(sequence.new_ids) - 1)
         if count < 1:
             return []
-        looked_up, length = self.lookup.guess(count)
+        looked_up, length = self.lookup.draft(count)
         self._kind = 0 if length < 2 else 1 if length < 4 else 2
-        found = [Guess(token_id=token_id, chance=self._shares[self._kind]) for token_id in looked_up]
+        found = [DraftToken(token_id=token_id, chance=self._shares[self._kind]) for token_id in looked_up]
         return found if sequence.constraint is None else _within(sequence, found, count)
 
-    def judge(self, guesses: Sequence[Guess], num_accepted: int) -> None:
+    def judge(self, drafts: Sequence[DraftToken], num_accepted: int) -> None:
         """Note how many guesses of a step were right."""
-        self.num_guessed += len(guesses)
+        self.num_drafted += len(drafts)
         self.num_accepted += num_accepted
-        tried = [number for number, guess in enumerate(guesses[: num_accepted + 1]) if not guess.is_forced]
+        tried = [number for number, draft in enumerate(drafts[: num_accepted + 1]) if not draft.is_forced]
         for number in tried:
             self._shares[self._kind] += 0.15 * ((number < num_accepted) - self._shares[self._kind])
         if not tried:  # what was not tried is tried again later
@@ -142,29 +142,29 @@ def start_speculation(sample: Sample, options: GenerateOptions, tokenizer: Token
     return Speculation(lookup=TextLookup(expected_ids, sample.input_ids[~sample.image_mask].tolist()))
 
 
-def _within(sequence: SequenceState, looked_up: Sequence[Guess], count: int) -> list[Guess]:
+def _within(sequence: SequenceState, looked_up: Sequence[DraftToken], count: int) -> list[DraftToken]:
     """Return guesses that the constraint allows: those it forces, and in between those that were looked up."""
     assert sequence.constraint is not None
     state, left = sequence.constraint.copy(), sequence.max_new_tokens - len(sequence.new_ids)
-    guesses, rest = list[Guess](), list(looked_up)
+    drafts, rest = list[DraftToken](), list(looked_up)
     try:
-        while len(guesses) < count:
-            allowed_V = state.allowed(left - len(guesses))
+        while len(drafts) < count:
+            allowed_V = state.allowed(left - len(drafts))
             allowed = allowed_V.nonzero()[:2, 0].tolist()
             if len(allowed) == 1:
-                guess = Guess(token_id=allowed[0], chance=1.0, is_forced=True)
-                rest = rest[1:] if rest and rest[0].token_id == guess.token_id else []
+                draft = DraftToken(token_id=allowed[0], chance=1.0, is_forced=True)
+                rest = rest[1:] if rest and rest[0].token_id == draft.token_id else []
             elif rest and rest[0].token_id < len(allowed_V) and allowed_V[rest[0].token_id]:
-                guess = rest.pop(0)
+                draft = rest.pop(0)
             else:
                 break
-            if guess.token_id == sequence.eos_id:
+            if draft.token_id == sequence.eos_id:
                 break
-            state.advance(guess.token_id)
-            guesses.append(guess)
+            state.advance(draft.token_id)
+            drafts.append(draft)
     except UserError:  # the constraint cannot be followed after these guesses, which need not be the answer
         pass
-    return guesses
+    return drafts
 
 
 @dataclass
@@ -212,13 +212,13 @@ class StepTimes:
         return max(mean_time + slope * (rows - mean_rows), 0.1 * mean_time)
 
 
-def plan_step(guesses: Sequence[Sequence[Guess]], times: StepTimes) -> list[int]:
+def plan_step(drafts: Sequence[Sequence[DraftToken]], times: StepTimes) -> list[int]:
     """Return how many of the guesses of each answer to decode, so that most tokens come per second."""
-    taken, expected, rows = [0] * len(guesses), float(len(guesses)), len(guesses)
-    product = [1.0] * len(guesses)
+    taken, expected, rows = [0] * len(drafts), float(len(drafts)), len(drafts)
+    product = [1.0] * len(drafts)
     best, best_rate = list(taken), expected / times.of(rows)
     while rows < MAX_STEP_ROWS:
-        gains = [product[i] * of[taken[i]].chance if taken[i] < len(of) else 0.0 for i, of in enumerate(guesses)]
+        gains = [product[i] * of[taken[i]].chance if taken[i] < len(of) else 0.0 for i, of in enumerate(drafts)]
         if not gains or max(gains) <= 0:
             break
         chosen = gains.index(max(gains))

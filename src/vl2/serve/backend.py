@@ -35,7 +35,7 @@ class Timing:
     first_token_s: float | None
     whole_s: float | None = None  # last token
     num_reused: int = 0  # prompt tokens found in the prefix cache
-    num_guessed: int = 0  # tokens decoded before it was known whether they belong to the answer
+    num_drafted: int = 0  # tokens decoded before it was known whether they belong to the answer
     num_accepted: int = 0  # those of them that do
 
 

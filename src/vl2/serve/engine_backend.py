@@ -120,7 +120,7 @@ class EngineBackend:
             "vl2_visual_tokens": totals.visual_tokens,
             "vl2_tiles": totals.tiles,
             "vl2_decode_steps": totals.steps,
-            "vl2_guessed_tokens": totals.guessed_tokens,
+            "vl2_draft_tokens": totals.draft_tokens,
             "vl2_accepted_tokens": totals.accepted_tokens,
             "vl2_busy_seconds": totals.busy_s,
             "vl2_encoder_cache_hits": reuse.encoder.hits,
@@ -183,6 +183,6 @@ class _Answers:
             first_token_s=task.first_token_at - task.added_at if task.first_token_at else None,
             whole_s=task.ended_at - task.added_at if task.ended_at else None,
             num_reused=task.num_reused,
-            num_guessed=0 if task.speculation is None else task.speculation.num_guessed,
+            num_drafted=0 if task.speculation is None else task.speculation.num_drafted,
             num_accepted=0 if task.speculation is None else task.speculation.num_accepted,
         )

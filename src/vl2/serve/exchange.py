@@ -145,7 +145,7 @@ class AnswerCollector:
             },
             "completion_tokens_details": {
                 "accepted_prediction_tokens": num_accepted,
-                "rejected_prediction_tokens": sum(timing.num_guessed for timing in timings) - num_accepted,
+                "rejected_prediction_tokens": sum(timing.num_drafted for timing in timings) - num_accepted,
             },
         }
 

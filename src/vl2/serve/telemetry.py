@@ -72,7 +72,7 @@ _BACKEND_METRICS = {
     "vl2_visual_tokens": ("counter", "visual tokens of prompts"),
     "vl2_tiles": ("counter", "tiles of the images of prompts"),
     "vl2_decode_steps": ("counter", "batched decoding steps"),
-    "vl2_guessed_tokens": ("counter", "tokens decoded before it was known whether they belong to an answer"),
+    "vl2_draft_tokens": ("counter", "tokens decoded before it was known whether they belong to an answer"),
     "vl2_accepted_tokens": ("counter", "guessed tokens that belong to an answer"),
     "vl2_busy_seconds": ("counter", "time that the engine worked"),
     "vl2_encoder_cache_hits": ("counter", "images found in the encoder cache"),

@@ -22,7 +22,7 @@ from vl2.errors import UserError
 from vl2.infer.engine.request import FairQueue, Job, Logprobs, Output, Task
 from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.sequence import Limits, answer_budget, check_bias, start_sequence, step_sequence
-from vl2.infer.speculation import Guess, StepTimes, plan_step, start_speculation
+from vl2.infer.speculation import DraftToken, StepTimes, plan_step, start_speculation
 from vl2.kernels.matmul import MAX_DECODED_ROWS
 from vl2.lora.switch import AdapterSwitch
 from vl2.model import Cache
@@ -60,7 +60,7 @@ class Totals:
 
     steps: int = 0  # joint decoding steps
     generated_tokens: int = 0
-    guessed_tokens: int = 0  # decoded before it was known whether they belong to the answer
+    draft_tokens: int = 0  # decoded before it was known whether they belong to the answer
     accepted_tokens: int = 0  # those of them that do
     prompt_tokens: int = 0
     visual_tokens: int = 0
@@ -258,7 +258,7 @@ class Scheduler:
             task.prefill = None
             kind = self._runner.model.config.kind
             task.sequence = start_sequence(0, task.job.sample, task.job.options, budget, self._tokenizer, kind)
-            if self._can_guess(task):
+            if self._can_draft(task):
                 task.speculation = start_speculation(task.job.sample, task.job.options, self._tokenizer)
             self._prefilling.remove(task)
             self._decoding.append(task)
@@ -269,7 +269,7 @@ class Scheduler:
             return [(task, Output(error=failure))]
         return outputs
 
-    def _can_guess(self, task: Task) -> bool:
+    def _can_draft(self, task: Task) -> bool:
         """Whether several tokens of an answer can be decoded in one step, with the bits of one by one."""
         has_steps = task.job.options.speculation and self._window is None
         return has_steps and self._runner_of(task.job.adapter).can_verify
@@ -277,20 +277,20 @@ class Scheduler:
     def _decode(self, adapter: str | None, tasks: list[Task]) -> list[tuple[Task, Output]]:
         """Decode one token of every task, and with it the guessed ones that probably follow."""
         began = time.monotonic()
-        guesses: list[list[Guess]] = []
+        drafts: list[list[DraftToken]] = []
         logits: list[Tensor] = []
 
         def decode() -> None:
             self._use(adapter)
-            guesses.extend(self._guess(tasks))
+            drafts.extend(self._draft(tasks))
             ids, caches = list[int](), list[Cache]()
-            for task, guessed in zip(tasks, guesses, strict=True):
+            for task, drafted in zip(tasks, drafts, strict=True):
                 assert task.sequence is not None
                 assert task.cache is not None
                 if self._window is not None:
                     task.cache.make_room(len(task.job.sample), self._window)
-                ids += [task.sequence.new_ids[-1], *(guess.token_id for guess in guessed)]
-                caches += [task.cache] * (1 + len(guessed))
+                ids += [task.sequence.new_ids[-1], *(draft.token_id for draft in drafted)]
+                caches += [task.cache] * (1 + len(drafted))
             logits.extend(self._runner_of(adapter).decode(ids, caches, self._num_joint_rows))
 
         if (failure := _attempt(decode)) is not None:
@@ -299,26 +299,28 @@ class Scheduler:
             return [(task, Output(error=failure)) for task in tasks]
         self.totals.steps += 1
         outputs, first = list[tuple[Task, Output]](), 0
-        for task, guessed in zip(tasks, guesses, strict=True):
-            outputs += self._choose_all(task, guessed, logits[first : first + 1 + len(guessed)])
-            first += 1 + len(guessed)
+        for task, drafted in zip(tasks, drafts, strict=True):
+            outputs += self._choose_all(task, drafted, logits[first : first + 1 + len(drafted)])
+            first += 1 + len(drafted)
         if any(task.speculation is not None for task in tasks):
             self._step_times.add(len(logits), time.monotonic() - began)
         return outputs
 
-    def _guess(self, tasks: Sequence[Task]) -> list[list[Guess]]:
+    def _draft(self, tasks: Sequence[Task]) -> list[list[DraftToken]]:
         """Return the guessed tokens of every task that are worth decoding in the next step."""
         found = [
-            [] if task.speculation is None or task.sequence is None else task.speculation.guess(task.sequence)
+            [] if task.speculation is None or task.sequence is None else task.speculation.draft(task.sequence)
             for task in tasks
         ]
         counts = plan_step(found, self._step_times)
-        return [guesses[:count] for guesses, count in zip(found, counts, strict=True)]
+        return [drafts[:count] for drafts, count in zip(found, counts, strict=True)]
 
-    def _choose_all(self, task: Task, guessed: Sequence[Guess], logits: Sequence[Tensor]) -> list[tuple[Task, Output]]:
+    def _choose_all(
+        self, task: Task, drafted: Sequence[DraftToken], logits: Sequence[Tensor]
+    ) -> list[tuple[Task, Output]]:
         """Choose tokens as long as the guesses are right, and take the others out of the cache."""
         assert task.cache is not None
-        outputs, num_decoded = list[tuple[Task, Output]](), len(guessed) + 1
+        outputs, num_decoded = list[tuple[Task, Output]](), len(drafted) + 1
         for number, logits_V in enumerate(logits):
             try:
                 output = self._choose(task, logits_V)
@@ -326,13 +328,13 @@ class Scheduler:
                 self._end(task)
                 output = Output(error=error)
             outputs.append((task, output))
-            if output.is_last or number == len(guessed) or output.token_id != guessed[number].token_id:
+            if output.is_last or number == len(drafted) or output.token_id != drafted[number].token_id:
                 break
         num_accepted = len(outputs) - 1
-        self.totals.guessed_tokens += len(guessed)
+        self.totals.draft_tokens += len(drafted)
         self.totals.accepted_tokens += num_accepted
         if task.speculation is not None:
-            task.speculation.judge(guessed, num_accepted)
+            task.speculation.judge(drafted, num_accepted)
         if task.cache is not None and len(outputs) < num_decoded:
             task.cache.cut(task.cache.lengths[0] - num_decoded + len(outputs))
         return outputs
