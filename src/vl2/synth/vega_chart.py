@@ -16,7 +16,7 @@ from vl2.synth import fonts
 from vl2.synth.tables import Table
 
 # Vega's default look, and the themes of the package vega-themes that keep a light or dark plain background.
-THEMES = (
+THEMES: tuple[Any, ...] = (  # vl-convert's annotations list them one by one, and plain text is not one of those
     "", "", "dark", "excel", "fivethirtyeight", "ggplot2", "googlecharts", "latimes", "powerbi", "quartz",
     "urbaninstitute", "vox", "carbonwhite", "carbong10",
 )  # fmt: skip
