@@ -174,7 +174,7 @@ def _ink(rng: random.Random) -> tuple[int, int, int]:
 
 TASKS = {
     "symbols": Task(draw=symbol, num_train=60, goal=0.9),
-    "counter": Task(draw=counter, num_train=60, goal=0.7),
+    "counter": Task(draw=counter, num_train=300, goal=0.7),
     "boxes": Task(draw=thing, num_train=60, goal=0.7),
     "wording": Task(draw=wording, num_train=60, goal=0.9, flags=("--preference", "--epochs", "8")),
 }

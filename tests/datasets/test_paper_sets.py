@@ -17,7 +17,7 @@ from tests.datasets.layouts import layout, picture, queries, read, said, write_p
 from vl2.data.record import Part
 from vl2.datasets import CATALOG
 from vl2.datasets.question_answers import OPTION_LETTER, SHORT_ANSWER, TRANSCRIBE
-from vl2.datasets.reading_sets import FORMULA_TO_LATEX
+from vl2.datasets.reading_sets import FORMULA_TO_LATEX, READ_NUMBER
 from vl2.errors import UserError
 
 
@@ -141,6 +141,79 @@ def test_groma_grounds_the_phrases_of_its_answers(tmp_path: Path) -> None:
     ]
 
 
+def test_all_seeing_keeps_the_boxes_of_phrases_and_the_text_of_predicates(tmp_path: Path) -> None:
+    records, problems = read("as_v2", layout(tmp_path, "as_v2", ["coco/train2017/3.jpg"]))
+    [record] = records
+    assert said(record) == [
+        "<0><|grounding|>What does the picture show?",
+        "Two {box:0} lie on a {box:1}.",
+        "Who sees {box:2}?",
+        "Nobody does.",
+    ]
+    # The picture of 64 x 48 px lies in a square of 64 px, 8 px below its top: 125 and 874 are its upper and lower edge.
+    third, top, bottom = 64 / 3, 125 / 999 * 64 - 8, 874 / 999 * 64 - 8
+    assert 0 <= top < 0.01
+    assert 47.9 < bottom <= 48
+    left, right = (0.0, top, third, bottom), (2 * third, top, 64.0, bottom)
+    assert [each.label for each in record.objects] == ["dogs", "lawn", "this animal"]
+    for each, boxes in zip(record.objects, [(left, right), ((0.0, third - 8, 64.0, bottom),), (right,)], strict=True):
+        assert [pytest.approx(box) for box in boxes] == list(each.boxes_px)
+    assert "a <box> must follow a <ref> or <pred>" in problems[0].why
+    assert "has no area" in problems[1].why  # it lies in the padding above the picture
+    again, _ = read("as_1b", tmp_path / "as_v2", split="rec_conversation_22k")
+    assert said(again[0]) == said(record)
+
+
+def test_hdsrc_reads_the_numbers_of_both_banks(tmp_path: Path) -> None:
+    images = ["CAR-A/a_train_images/a_car_000001.png", "CAR-A/a_train_images/a_car_000002.png"]
+    records, problems = read("hdsrc", layout(tmp_path, "hdsrc", [*images, "CAR-B/b_train_images/b_car_000001.png"]))
+    assert [said(record)[1] for record in records] == ["1530", "0077", "9004"]
+    assert {said(record)[0].removeprefix("<0>") for record in records} <= set(READ_NUMBER)
+    assert records[0].images[0].path == images[0]
+    assert [p.why for p in problems] == [
+        "image CAR-A/a_train_images/a_car_000009.png is not there",
+        "a line must be a file name, a tab and digits",
+    ]
+
+
+def test_wikihow_makes_a_document_of_each_method(tmp_path: Path) -> None:
+    folder = layout(tmp_path, "wikihow")
+    (folder / "wiki_images").mkdir()
+    (folder / "wiki_images" / "17_0_0.png").write_bytes(picture((300, 200)))
+    records, problems = read("wikihow", folder)
+    assert [said(record) for record in records] == [
+        [
+            "How to Plant a Bean\nBeans grow on any sill.\nIn a Pot\n\n<0>\n\n"
+            "Fill a pot with soil. Leave two fingers of room.\n\nWater it."
+        ]
+    ]
+    assert [p.why for p in problems] == [
+        "filtered: 0 images, 1 to 30 are allowed",  # the picture of the second method is not there
+        "not in the layout: no methods",
+    ]
+
+
+def test_mavis_is_read_from_the_parquet_files_of_llava_onevision(tmp_path: Path) -> None:
+    def row(id: str, image: dict[str, object] | None, question: str) -> dict[str, object]:
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "The answer is 4."}]
+        return {"id": id, "image": image, "conversations": turns, "data_source": "mavis_math_rule_geo"}
+
+    seen = {"bytes": picture(), "path": "1.png"}
+    rows = [
+        row("1", seen, "<image>\nHow long is AB?"),
+        row("2", None, "What is 2 + 2?"),
+        row("3", seen, "<image><image>?"),
+    ]
+    write_parquet(tmp_path / "train-00000-of-00001.parquet", rows)
+    records, problems = read("mavis", tmp_path)
+    assert [said(record) for record in records] == [
+        ["<0>How long is AB?", "The answer is 4."],
+        ["What is 2 + 2?", "The answer is 4."],
+    ]
+    assert [record.category for record in records] == ["reasoning", "text"]
+    assert [p.why for p in problems] == ["the conversation has 2 <image> for 1 images"]
+
+
 def candidate(box: str, **more: str) -> str:
     attributes = {"backend_node_id": "1", "bounding_box_rect": box, **more}
     return json.dumps({"tag": "input", "attributes": json.dumps(attributes)})
@@ -229,6 +302,7 @@ def test_fintabnet_cuts_the_table_out_of_its_page(tmp_path: Path) -> None:
 def test_the_sets_of_this_file_are_in_the_catalog_with_license_and_home() -> None:
     names = (
         "wit", "wanjuan", "latex_ocr", "hme100k", "rendered_text", "groma", "mind2web", "kvqa", "smart101", "fintabnet",
+        "as_1b", "as_v2", "hdsrc", "mavis", "wikihow",
     )  # fmt: skip
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     for name in names:

@@ -1,4 +1,4 @@
-"""Converters of conversations about images in the two common layouts, LLaVA's and The Cauldron's."""
+"""Converters of conversations about images in the common layouts: LLaVA's, LLaVA-OneVision's and The Cauldron's."""
 
 from __future__ import annotations
 
@@ -65,6 +65,22 @@ def to_messages(turns: Sequence[Json], num_images: int) -> list[Message]:
         messages.append(Message(role="user", parts=(*(Part(image=i) for i in range(untagged)), *parts)))
         used += untagged
     return messages
+
+
+def read_llava_onevision(conversion: Conversion) -> Converted:
+    """Read a subset of LLaVA-OneVision's data, among them MAVIS: one image and a conversation in each row.
+
+    {subset}/train-00000-of-00004.parquet   id, image: {bytes, path} or null, conversations: [{from, value}]
+    """
+    rows = parquet_rows(parquet_files(conversion.folder, conversion.split), ("id", "image", "conversations"))
+
+    def make(row: tuple[int, Json]) -> Iterator[Record]:
+        number, content = row
+        images = [image_bytes(content["image"], str(content["id"]))] if content["image"] else []
+        messages = to_messages(content["conversations"], len(images))
+        yield record(conversion, f"{number}-{content['id']}", messages, images, category=None if images else "text")
+
+    return convert_rows(numbered(rows), make)
 
 
 # The categories of subsets other than general questions.

@@ -16,14 +16,14 @@ from vl2.data.raw_files import read_json
 from vl2.data.record import Record
 from vl2.datasets.box_sets import read_boxed_photos, read_refcoco
 from vl2.datasets.coco_sets import read_boxes, read_captions, read_objects365, read_v3det
-from vl2.datasets.conversation_sets import read_cauldron, read_llava
+from vl2.datasets.conversation_sets import read_cauldron, read_llava, read_llava_onevision
 from vl2.datasets.conversion import Conversion, Converted, RowProblem, Table
 from vl2.datasets.drawn_sets import read_easy_vqa, read_nlvr
-from vl2.datasets.grounded_caption_sets import read_flickr30k_entities, read_grit, read_groma
-from vl2.datasets.interleaved_sets import read_wanjuan, read_wit
+from vl2.datasets.grounded_caption_sets import read_all_seeing, read_flickr30k_entities, read_grit, read_groma
+from vl2.datasets.interleaved_sets import read_wanjuan, read_wikihow, read_wit
 from vl2.datasets.multiple_choice_sets import read_ai2d, read_arxivqa, read_iconqa, read_smart101
 from vl2.datasets.pdf_table_sets import read_fintabnet
-from vl2.datasets.reading_sets import read_hme100k, read_latex_ocr, read_rendered_text
+from vl2.datasets.reading_sets import read_hdsrc, read_hme100k, read_latex_ocr, read_rendered_text
 from vl2.datasets.receipt_sets import read_sroie
 from vl2.datasets.screen_sets import read_mind2web, read_waveui
 from vl2.datasets.short_answer_sets import (
@@ -94,6 +94,8 @@ CATALOG: dict[str, DataSet] = {
                    home="github.com/google-research-datasets/wit", used="pretraining: interleaved", languages=()),
     "wanjuan": DataSet(read=read_wanjuan, category="interleaved", licence="CC-BY-4.0",
                        home="opendatalab.org.cn/WanJuan1.0", used="pretraining: interleaved", languages=("zh",)),
+    "wikihow": DataSet(read=read_wikihow, category="interleaved", licence="check",
+                       home="github.com/YueYANG1996/wikiHow-VGSI", used="pretraining: interleaved"),
     # Captions
     "coco_captions": DataSet(read=read_captions, category="caption", licence="CC-BY-4.0", home="cocodataset.org",
                              used=_NOT_USED),
@@ -126,6 +128,10 @@ CATALOG: dict[str, DataSet] = {
                         home=_HUB + "osunlp/Multimodal-Mind2Web", used="SFT: grounding"),
     "groma": DataSet(read=read_groma, category="grounded_conversation", licence="check",
                      home=_HUB + "FoundationVision/groma_instruct", used="SFT: grounded conversation"),
+    "as_1b": DataSet(read=read_all_seeing, category="grounded_conversation", licence="Apache-2.0",
+                     home=_HUB + "OpenGVLab/AS-V2", used="pretraining: visual prompts"),
+    "as_v2": DataSet(read=read_all_seeing, category="grounded_conversation", licence="Apache-2.0",
+                     home=_HUB + "OpenGVLab/AS-V2", used="pretraining: visual prompts"),
     "flickr30k_entities": DataSet(read=read_flickr30k_entities, category="grounded_conversation", licence="check",
                                   home="bryanplummer.com/Flickr30kEntities", used="SFT: grounded conversation"),
     # Questions about images
@@ -150,6 +156,8 @@ CATALOG: dict[str, DataSet] = {
     "smart101": DataSet(read=read_smart101, category="reasoning", licence="check", home="smartdataset.github.io",
                         used="SFT: reasoning"),
     "mathv360k": _llava("reasoning", "Apache-2.0", _HUB + "Zhiqiang007/MathV360K", "SFT: reasoning"),
+    "mavis": DataSet(read=read_llava_onevision, category="reasoning", licence="check",
+                     home=_HUB + "lmms-lab/LLaVA-OneVision-Data", used="SFT: reasoning"),
     # Text in images, documents, tables, charts, code
     "latex_ocr": DataSet(read=read_latex_ocr, category="ocr", licence="MIT", home="github.com/lukas-blecher/LaTeX-OCR",
                          used="pretraining: OCR"),
@@ -157,6 +165,8 @@ CATALOG: dict[str, DataSet] = {
                              home=_HUB + "wendlerc/RenderedText", used="pretraining: OCR; SFT: OCR"),
     "hme100k": DataSet(read=read_hme100k, category="ocr", licence="check", home="github.com/tal-tech/SAN",
                        used="SFT: OCR"),
+    "hdsrc": DataSet(read=read_hdsrc, category="ocr", licence="check", home="www.orand.cl/icfhr2014-hdsr",
+                     used="SFT: OCR"),
     "docvqa": DataSet(read=read_docvqa, category="document", licence="check", home="docvqa.org", used="SFT: OCR"),
     "infovqa": DataSet(read=read_infovqa, category="document", licence="check", home="docvqa.org", used="SFT: OCR"),
     "docmatix": DataSet(read=read_cauldron, category="document", licence="MIT", home=_HUB + "HuggingFaceM4/Docmatix",

@@ -1,4 +1,4 @@
-"""Converters of captions and answers whose phrases have boxes: GRIT, Groma Instruct and Flickr30k Entities."""
+"""Converters of captions and answers whose phrases have boxes: GRIT, Groma, All-Seeing and Flickr30k Entities."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from vl2.datasets.box_questions import (
     grounded_caption,
     locate_records,
 )
+from vl2.datasets.conversation_sets import to_messages
 from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered
-from vl2.datasets.question_answers import Turn, converse
+from vl2.datasets.question_answers import Turn, converse, record
 from vl2.errors import UserError
 from vl2.process.tiling import Size
 
@@ -148,6 +149,72 @@ def _groma_answer(value: str, boxes: Sequence[BoxPx], objects: list[Labeled]) ->
     text = _GROMA_PHRASE.sub(written, value)
     if rest or _GROMA_TAG.search(text):
         raise UserError(f"the answer's <ground_box> are not the {len(boxes)} in box_inds: {value!r:.80}")
+    return text
+
+
+_MARKED = re.compile(r"<(?P<kind>ref|pred)>(?P<phrase>.*?)</(?P=kind)>(?P<boxes>(\s*<box>.*?</box>)*)", re.DOTALL)
+_MARKED_BOXES = re.compile(r"<box>(.*?)</box>", re.DOTALL)
+_MARK = re.compile(r"</?(ref|pred|box)>")
+_ALL_SEEING_SCALE = 999  # the coordinate of the right and the lower edge, as in the authors' program that draws boxes
+
+
+def read_all_seeing(conversion: Conversion) -> Converted:
+    """Read All-Seeing V2, and the part of AS-1B released in the same layout: conversations with marked regions.
+
+        rec_detailed_description_42k.json, as_pretrain_10m.json, ...
+            [{id, image, conversations: [{from: human, value: "<image>\\nWhat is <ref>this</ref><box>[[..]]</box>?"},
+                {from: gpt, value: "A <ref>cat</ref><box>[[290, 202, 835, 851]]</box> <pred>on</pred><box>.."}]}]
+
+    Coordinates are 0..999 of the image padded to a square, with the image in the middle: the authors' programs pad
+    each image and leave the boxes as they are. A phrase keeps its boxes in questions and answers. A predicate stays
+    text, because its two lists of boxes repeat those of its subject and object.
+    """
+    path = find_file(conversion.folder, f"{conversion.split}.json", "*.json")
+    return convert_rows(numbered(list_rows(path)), lambda row: [_all_seeing_record(conversion, *row)])
+
+
+def _all_seeing_record(conversion: Conversion, number: int, row: Json) -> Record:
+    image = image_file(conversion.folder, row["image"], f"images/{row['image']}")
+    objects: list[Labeled] = []
+    turns: list[Json] = []
+    for turn in row["conversations"]:
+        count = len(objects)
+        text = _without_marks(turn["value"], (image.width, image.height), objects)
+        if turn["from"] == "gpt" and len(objects) > count and turns:
+            turns[-1]["value"] = _asking_for_boxes(turns[-1]["value"])
+        turns.append({"from": turn["from"], "value": text})
+    id = f"{number}-{row['id']}" if row.get("id") is not None else number
+    return record(conversion, id, to_messages(turns, 1), [image], objects=objects)
+
+
+def _asking_for_boxes(question: str) -> str:
+    before, tag, after = question.rpartition("<image>")
+    return f"{before}{tag}<|grounding|>{after.strip()}"
+
+
+def _of_padded_square(box: Sequence[float], size: Size) -> BoxPx:
+    """Convert a box (x0, y0, x1, y1) in 0..999 of the square that the image was padded to."""
+    side = max(size)
+    left, top = (side - size[0]) // 2, (side - size[1]) // 2
+    x0, y0, x1, y1 = (value / _ALL_SEEING_SCALE * side for value in box)
+    return clip_box((x0 - left, y0 - top, x1 - left, y1 - top), size)
+
+
+def _without_marks(value: str, size: Size, objects: list[Labeled]) -> str:
+    """Return a text with `{box:k}` for its marked phrases with boxes, which are added to `objects`."""
+
+    def written(match: re.Match[str]) -> str:
+        phrase = match["phrase"].strip()
+        lists = _MARKED_BOXES.findall(match["boxes"])
+        if match["kind"] == "pred" or not lists:
+            return phrase
+        boxes = [box for found in lists for box in json.loads(found)]
+        objects.append(Labeled(image=0, label=phrase, boxes_px=tuple(_of_padded_square(box, size) for box in boxes)))
+        return f"{{box:{len(objects) - 1}}}"
+
+    text = _MARKED.sub(written, value)
+    if _MARK.search(text):
+        raise UserError(f"a <box> must follow a <ref> or <pred>: {value!r:.80}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""Converters of pages in which text and images alternate, whose images are lists of URLs: WIT and WanJuan."""
+"""Converters of pages in which text and images alternate: WIT and WanJuan, whose images are URLs, and wikiHow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 
 from vl2.data.json_stream import Row
-from vl2.data.raw_files import Json, find_files, jsonl_rows
+from vl2.data.raw_files import Json, find_file, find_files, image_file, jsonl_rows
 from vl2.data.record import Record, StoredImage
 from vl2.datasets.conversion import Conversion, Converted, convert_rows, numbered
 from vl2.datasets.fetched_images import FetchedImages
@@ -100,3 +100,49 @@ def read_wanjuan(conversion: Conversion) -> Converted:
         yield interleaved_record(conversion, f"{number}-{page['id']}", kept, CHINESE_FILTERS)
 
     return convert_rows(numbered(rows), make)
+
+
+# A step is a drawing and some sentences, so a page may have many images and few words for each.
+WIKIHOW_FILTERS = replace(OBELICS_FILTERS, max_words=sys.maxsize, min_words_per_image=0.0)
+
+
+def read_wikihow(conversion: Conversion) -> Converted:
+    """Read wikiHow as released for Visual Goal-Step Inference: instructions with a picture for each step.
+
+        WikihowText_data.json      {file_id, goal, goal_description, methods: [{name, steps: [{headline, description,
+                                   img, img_license, step_id: "10000798_0_0"}]}]}, one article in each line
+        wiki_images/10000798_0_0.png
+
+    Each method becomes a document: goal, its description, the method's name, then a picture and its text for each
+    step. A method of more than 30 steps ends at the thirtieth. Steps without a picture keep their text.
+    """
+    path = find_file(conversion.folder, "WikihowText_data.json")
+    return convert_rows(_methods(path), lambda row: [_wikihow_record(conversion, *row)])
+
+
+def _methods(path: Path) -> Iterator[Row]:
+    """Yield each method of each article, as its own row, so that one that cannot be used costs no other."""
+    for where, article in jsonl_rows(path):
+        if isinstance(article, UserError) or not isinstance(article.get("methods"), list):
+            yield where, article if isinstance(article, UserError) else UserError("not in the layout: no methods")
+            continue
+        for number, method in enumerate(article["methods"]):
+            yield f"{where} method {number}", (article, number, method)
+
+
+def _wikihow_record(conversion: Conversion, article: Json, number: int, method: Json) -> Record:
+    head = [article["goal"], article.get("goal_description") or "", method["name"] or ""]
+    places: list[str | StoredImage] = ["\n".join(filter(None, map(str.strip, head)))]
+    for step in method["steps"][: WIKIHOW_FILTERS.max_images]:
+        image = _step_image(conversion, str(step["step_id"]))
+        text = " ".join(filter(None, (step["headline"], step.get("description"))))
+        places += [text] if image is None else [image, text]
+    return interleaved_record(conversion, f"{article['file_id']}-{number}", _stripped(places), WIKIHOW_FILTERS)
+
+
+def _step_image(conversion: Conversion, step: str) -> StoredImage | None:
+    try:
+        image = image_file(conversion.folder, f"wiki_images/{step}.png", f"images/{step}.png", f"{step}.png")
+    except UserError:
+        return None
+    return image if fits(image, WIKIHOW_FILTERS) else None

@@ -1,4 +1,4 @@
-"""Converters of images to transcribe: formulas (LaTeX-OCR, HME100K) and rendered handwriting (RenderedText)."""
+"""Converters of images to transcribe: formulas (LaTeX-OCR, HME100K), handwritten numbers and rendered handwriting."""
 
 from __future__ import annotations
 
@@ -85,5 +85,37 @@ def read_rendered_text(conversion: Conversion) -> Converted:
         lines: list[str] = json.loads(sample[".json"])["ocr_annotation"]["text"]
         prompt = conversion.random(id).choice(TRANSCRIBE)
         yield converse(conversion, id, [(prompt, "\n".join(lines))], [image_bytes(sample[".png"], id)])
+
+    return convert_rows(rows, make)
+
+
+READ_NUMBER = (
+    "Read the handwritten number.",
+    "What number is written here?",
+    "Which digits does the image show?",
+    "Write down the number in the image.",
+)
+
+
+def read_hdsrc(conversion: Conversion) -> Converted:
+    r"""Read ORAND-CAR, the amounts on checks of the ICFHR 2014 contest on handwritten strings of digits (HDSRC).
+
+    CAR-A/a_train_gt.txt                          a_car_000001.png<TAB>1530, a line for each image
+    CAR-A/a_train_images/a_car_000001.png
+    CAR-B/b_train_gt.txt, CAR-B/b_train_images/   the same of another bank
+    """
+    split = conversion.split
+    lists = find_files(conversion.folder, f"CAR-?/?_{split}_gt.txt", f"?_{split}_gt.txt")
+    rows = ((where, (path, line)) for path in lists for where, line in _lines(path))
+
+    def make(row: tuple[Path, str]) -> Iterator[Record]:
+        path, line = row
+        name, _, number = line.strip().partition("\t")
+        if not number.isascii() or not number.isdigit():
+            raise UserError("a line must be a file name, a tab and digits")
+        images = path.with_name(path.name.replace("_gt.txt", "_images")).relative_to(conversion.folder)
+        image = image_file(conversion.folder, (images / name).as_posix())
+        prompt = conversion.random(name).choice(READ_NUMBER)
+        yield converse(conversion, f"{split}-{name.rpartition('.')[0]}", [(prompt, number)], [image])
 
     return convert_rows(rows, make)
