@@ -176,7 +176,7 @@ TASKS = {
     "symbols": Task(draw=symbol, num_train=60, goal=0.9),
     "counter": Task(draw=counter, num_train=300, goal=0.7),
     "boxes": Task(draw=thing, num_train=60, goal=0.7),
-    "wording": Task(draw=wording, num_train=60, goal=0.9, flags=("--preference", "--epochs", "8")),
+    "wording": Task(draw=wording, num_train=60, goal=0.9, flags=("--preference",)),
 }
 
 

@@ -34,7 +34,7 @@ def test_a_dry_run_says_what_would_be_trained_and_leaves_nothing(vl2, colors, tm
     assert planned["steps"] == 30
     assert 0 < planned["size"]["trained"]["language"] < planned["size"]["parameters"]
     assert "none.png is not there" in ran.err
-    assert "trained  qlora of rank 16 on attention, mlp, experts" in ran.err
+    assert "trained  qlora of rank 16 on attention, mlp, experts, projector, vision" in ran.err
     assert not (tmp_path / "out").exists()
 
 

@@ -43,7 +43,7 @@ class LoRASpec:
     alpha: float = 32.0  # the product of the two matrices is scaled by alpha / rank
     dropout: float = 0.0  # on the input of the low-rank path, in training mode
     is_rank_stabilized: bool = False  # alpha / sqrt(rank)
-    targets: tuple[Target, ...] = ("attention", "mlp", "experts")
+    targets: tuple[Target, ...] = TARGETS
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not self.alpha > 0:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from vl2.errors import UserError
-from vl2.lora.spec import LoRASpec, Target
+from vl2.lora.spec import TARGETS, LoRASpec, Target
 
 Method = Literal["none", "lora", "qlora"]
 BaseKind = Literal["nf4", "int8"]  # as in `vl2.quant.base_modules`, which loads PyTorch
@@ -24,8 +24,8 @@ class AdapterOptions:
     dropout: float = 0.0
     rank_stabilised: bool = False
     """scale by alpha / sqrt(rank)"""
-    targets: tuple[Target, ...] = ("attention", "mlp", "experts")
-    """attention, mlp, experts, projector, vision"""
+    targets: tuple[Target, ...] = TARGETS
+    """attention, mlp, experts, projector, vision; all of them by default"""
     base: BaseKind = "nf4"
     """how qlora quantizes the weights"""
     start: str = ""
