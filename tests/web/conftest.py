@@ -64,10 +64,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     contexts = []
     troubles: list[str] = []
 
-    def open_at(url: str, *, expects_errors: bool = False, waits: bool = True, **options: Any) -> Any:
+    def open_at(
+        url: str, *, expects_errors: bool = False, waits: bool = True, script: str | None = None, **options: Any
+    ) -> Any:
         made = {"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", "color_scheme": "light", **options}
         context = browser.new_context(**made)
         contexts.append(context)
+        if script is not None:
+            context.add_init_script(script)
         page = context.new_page()
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))

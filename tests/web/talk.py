@@ -30,6 +30,11 @@ def add(page: Any, *pictures: Path) -> None:
     )
 
 
+def open_chats(page: Any) -> None:
+    if not page.locator("#chats").is_visible():
+        page.click("#toggle-chats")
+
+
 def choose(page: Any, task: str) -> None:
     page.locator(f"#tasks input[value={task}]").check(force=True)
 

@@ -49,11 +49,11 @@ def test_the_order_of_the_keyboard_is_the_order_of_the_page(page: Any, picture: 
     add(page, picture)
     page.evaluate("document.body.tabIndex = -1; document.body.focus()")
     order = []
-    for _ in range(17):
+    for _ in range(21):
         page.keyboard.press("Tab")
         order.append(page.evaluate("(e => e.id || e.className || e.name)(document.activeElement)"))
-    wanted = ["skip", "new-chat", "language", "theme", "open-settings", *["example"] * 4, "attachment-open", "remove",
-              "question", "attach", "task", "send"]  # fmt: skip
+    wanted = ["skip", "toggle-chats", "new-chat", "language", "theme", "open-settings", "chat-search", "import-chats",
+              *["example"] * 4, "attachment-open", "remove", "question", "attach", "task", "send"]  # fmt: skip
     assert order[: len(wanted)] == wanted
 
 
@@ -139,12 +139,13 @@ def test_numbers_and_nouns_agree(page: Any):
       const { say, setLanguage } = await import("/web/i18n.js");
       setLanguage(language);
       const values = (value) => Array(10).fill(value);
-      return ["tokens", "planAll", "planOver", "figures", "figuresWhole", "usage", "picture", "tooMany"].flatMap(
+      return ["tokens", "planAll", "planOver", "figures", "figuresWhole", "usage", "picture", "tooMany",
+              "chatsUsage", "imported"].flatMap(
         (key) => [say(key, ...values(1)), say(key, ...values(2)), say(key, ...values(0))]);
     }"""
     for sentence in page.evaluate(said, "en"):
-        assert not re.search(r"\b1 (?:tokens|tiles|boxes|pictures)\b", sentence)
-        assert not re.search(r"\b[02] (?:token|tile|box|picture)\b", sentence)
+        assert not re.search(r"\b1 (?:tokens|tiles|boxes|pictures|chats)\b", sentence)
+        assert not re.search(r"\b[02] (?:token|tile|box|picture|chat)\b", sentence)
         assert not re.search(r"[{}|]", sentence)
     for sentence in page.evaluate(said, "zh"):
         assert not re.search(r"[{}|]|[a-z]{4,}", sentence)
@@ -215,7 +216,7 @@ def test_nothing_in_english_is_left_on_a_page_in_chinese(
       .flatMap((e) => [e.title, e.ariaLabel, e.placeholder, e.alt,
        ...[...e.childNodes].filter((n) => n.nodeType === Node.TEXT_NODE).map((n) => n.data)])
       .filter((text) => /[a-z]{2,}/i.test(text ?? ""))"""
-    allowed = r"vl2|nano|halves\.png|Shift|API|JSON|PNG|Oslo"
+    allowed = r"vl2|nano|halves\.png|Shift|API|JSON|PNG|Oslo|Markdown|[kM]B"
     left = page.evaluate(seen)
     page.set_input_files("#file", str(picture))
     wait_until(page, "() => document.querySelector('.cost')?.textContent")
@@ -230,24 +231,24 @@ def test_nothing_in_english_is_left_on_a_page_in_chinese(
 
 
 def test_both_languages_say_the_same_things(page: Any):
-    keys = page.evaluate(
-        "import('/web/i18n.js').then(async m => {"
-        " const text = await (await fetch('/web/i18n.js')).text();"
-        " return ['en', 'zh'].map(name => [...text.split(`  ${name}: {`)[1].split('\\n  },')[0]"
-        ".matchAll(/^ {4}(\\w+): (.*),$/gm)].map(m =>"
-        " [m[1], [...m[2].matchAll(/\\{(\\d)/g)].map(n => n[1]).sort()])) })"
+    english, chinese = page.evaluate(
+        """async () => {
+          const [{ EN }, { ZH }] = await Promise.all([import("/web/words_en.js"), import("/web/words_zh.js")]);
+          return [EN, ZH].map((words) => Object.entries(words).map(
+            ([key, text]) => [key, [...text.matchAll(/\\{(\\d)/g)].map((match) => match[1]).sort()]));
+        }"""
     )
-    english, chinese = keys
     assert len(english) > 60
     assert sorted(english) == sorted(chinese)
 
 
 def test_every_word_that_is_said_is_in_the_table():
-    table = (STATIC / "i18n.js").read_text(encoding="utf-8")
-    known = set(re.findall(r"^ {4}(\w+): ", table, re.M))
-    said = set(re.findall(r'data-i18n(?:-title|-label)?="(\w+)"', (STATIC / "index.html").read_text(encoding="utf-8")))
+    table = (STATIC / "words_en.js").read_text(encoding="utf-8")
+    known = set(re.findall(r"^ {2}(\w+): ", table, re.M))
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    said = set(re.findall(r'data-i18n(?:-title|-label|-placeholder)?="(\w+)"', page))
     for path in STATIC.glob("*.js"):
-        said |= set(re.findall(r'\b(?:say|tool)\("(\w+)"', path.read_text(encoding="utf-8")))
+        said |= set(re.findall(r'\b(?:say|tool|action)\("(\w+)"', path.read_text(encoding="utf-8")))
     assert said <= known
 
 

@@ -36,6 +36,11 @@ export async function planTiles(messages, signal) {
   return (await call("/v1/images/tiles", { messages }, signal)).json();
 }
 
+/** Return {num_pages, data: [{page, width, height, url}]} of a PDF file in a data URL. Pages may be missing: ask again. */
+export async function drawPages(file, pages, options) {
+  return (await call("/v1/pdf/pages", { file, pages, ...options })).json();
+}
+
 /** Ask, and yield the pieces of the answer: {text}, {boxes, blocks, markdown}, {finish}, {usage}. `options` go before the settings. */
 export async function* streamChat(messages, signal, options = {}) {
   const response = await call(

@@ -3,6 +3,7 @@
 import { planTiles } from "./api.js";
 import { byId, make, toast } from "./dom.js";
 import { say } from "./i18n.js";
+import { choosePages, isPdf } from "./pdf_pages.js";
 import { filesOf, openPicture } from "./pictures.js";
 import { needsQuestion, promptOf, tasksOf } from "./prompts.js";
 import { served } from "./settings.js";
@@ -89,18 +90,32 @@ export class Composer {
   /** Take pictures in; each that cannot be taken is told. */
   async add(files) {
     for (const file of files) {
-      if (this.sizes(this.pictures).flat().length >= this.limits.max_images) {
+      const room = this.limits.max_images - this.sizes(this.pictures).flat().length;
+      if (room < 1) {
         toast(say("tooMany", this.limits.max_images));
         break;
       }
       try {
-        this.pictures.push(await openPicture(file, this.limits.max_bytes));
+        this.pictures.push(...(await this.read(file, room)));
       } catch (error) {
         toast(error.message);
       }
     }
     this.showPictures();
     this.field.focus();
+  }
+
+  /** Return the pictures of a file, at most `room` of them. */
+  async read(file, room) {
+    if (!isPdf(file)) return [await openPicture(file, this.limits.max_bytes)];
+    const line = byId("plan");
+    line.textContent = say("pdfOpening", file.name);
+    line.hidden = false;
+    try {
+      return await choosePages(file, room, this.limits.max_bytes);
+    } finally {
+      this.updatePlan();
+    }
   }
 
   /** Make ready for what an example asks. */

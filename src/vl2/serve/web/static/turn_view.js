@@ -5,15 +5,13 @@ import { make, save, toast } from "./dom.js";
 import { plainText, readAnswer } from "./grounding.js";
 import { say } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
-import { isReader } from "./prompts.js";
-import { served } from "./settings.js";
 
 const PRESENCE = { yes: "presenceYes", no: "presenceNo" };
 const MAX_QUESTION_PX = 320; // as in style.css
 
 export class TurnView {
-  /** `again` runs when the person asks for another try. */
-  constructor(turn, conversation, again) {
+  /** `again(turn)` runs when the person asks for another try. */
+  constructor(turn, conversation, { again }) {
     this.turn = turn;
     this.conversation = conversation;
     this.question = question(turn);
@@ -30,9 +28,9 @@ export class TurnView {
       this.figure,
       this.notes,
     );
-    this.again = again;
+    this.again = () => again(turn);
     this.mentions = [];
-    this.hasBlocks = isReader(served.kind);
+    this.hasBlocks = turn.answer.hasBlocks;
     this.markdown = new MarkdownView(this.text, {
       mention: (index) => this.mentionElement(index),
       label: (index) => this.mentions[index].label,
@@ -105,7 +103,7 @@ export class TurnView {
     if (answer.error || answer.isStopped) return remarks;
     if (!answer.text.trim()) remarks.push(say("empty"));
     else if (["locate", "describe", "like"].includes(task) && !this.mentions.length) remarks.push(say("noBoxes"));
-    if (this.hasLocated()) {
+    if (hasLocated(this.turn)) {
       const others = new Set(this.mentions.map(({ label }) => label).filter((label) => label && !isSame(label, query)));
       remarks.push(...[...others].slice(0, 3).map((label) => say("otherLabel", query, label)));
     }
@@ -113,9 +111,9 @@ export class TurnView {
     return remarks;
   }
 
-  /** Whether this is the answer to "Locate", and has boxes. */
-  hasLocated() {
-    return this.turn.task === "locate" && readAnswer(this.turn.answer.text).mentions.length > 0;
+  remove() {
+    this.question.remove();
+    this.answer.remove();
   }
 
   /** Show what went wrong, wherever the page stands. */
@@ -156,6 +154,9 @@ export class TurnView {
     save(new Blob([text], { type: "application/json" }), `${picture ? stem(picture.name) : "answer"}.json`);
   }
 }
+
+/** Whether a turn is an answer to "Locate" that has boxes. */
+export const hasLocated = ({ task, answer }) => task === "locate" && readAnswer(answer.text).mentions.length > 0;
 
 function question(turn) {
   const pictures = turn.pictures.map(({ url, name, mark, width, height }) => {
