@@ -87,6 +87,9 @@ def test_a_file_that_is_no_pdf_is_told(open_page: Callable[..., Any], scripted_s
     page = open_page(scripted_server[1].url, expects_errors=True)
     (tmp_path / "broken.pdf").write_bytes(b"no pdf")
     page.set_input_files("#file", str(tmp_path / "broken.pdf"))
-    page.wait_for_selector("#toast.shown")
-    assert "not a PDF, or damaged" in page.locator("#toast").inner_text()
-    assert page.locator(".attachment").count() == 0
+    page.wait_for_selector("#composer-error p")
+    assert "not a PDF, or damaged" in page.locator("#composer-error").inner_text()
+    (tmp_path / "broken.pdf").write_bytes(color_pdf(["blue"]))
+    page.set_input_files("#file", str(tmp_path / "broken.pdf"))
+    page.wait_for_selector(".attachment")
+    assert not page.locator("#composer-error").is_visible()

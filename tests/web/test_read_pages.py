@@ -50,7 +50,7 @@ def family(family_server: tuple[ScriptedBackend, LiveServer]) -> ScriptedBackend
 @pytest.fixture
 def family_page(open_page: Callable[..., Any], family_server: tuple[Any, LiveServer]) -> Any:
     page = open_page(family_server[1].url)
-    wait_until(page, "() => document.querySelectorAll('.task').length === 4")
+    wait_until(page, "() => document.querySelectorAll('.task').length === 5")
     return page
 
 
@@ -67,7 +67,7 @@ def test_each_task_asks_as_the_python_api_does(family_page: Any, family: Scripte
         "describe": ("", describe_prompt(grounded=True, kind=kind)),
     }
     shown = [task.get_attribute("value") for task in family_page.locator("#tasks input").all()]
-    assert shown == list(asked)
+    assert shown == [*asked, "extract"]
     assert family_page.locator("#tasks input:checked").get_attribute("value") == "read"
     assert family_page.locator(".example").count() == 0
     for task, (question, prompt) in asked.items():
@@ -113,7 +113,7 @@ def test_the_markdown_is_copied_and_the_file_has_the_blocks(
     family.text = PAGE
     add(family_page, picture)
     ask(family_page)
-    family_page.click("text=Copy")
+    family_page.click("text=Copy text")
     wait_until(family_page, "() => document.querySelector('#toast.shown')")
     copied = family_page.evaluate("navigator.clipboard.readText()")
     assert copied == f"# Report\n\n{TABLE}\n\nThe end."

@@ -3,7 +3,9 @@
 import { say } from "./i18n.js";
 import { settings } from "./settings.js";
 
-export class ApiError extends Error {}
+export class ApiError extends Error {
+  needsKey = false;
+}
 
 async function call(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
@@ -21,7 +23,7 @@ async function call(path, body, signal) {
     throw new ApiError(say("offline"));
   }
   if (response.ok) return response;
-  if (response.status === 401) throw new ApiError(say("keyNeeded"));
+  if (response.status === 401) throw Object.assign(new ApiError(say("keyNeeded")), { needsKey: true });
   const message = await response.json().then((told) => told.error.message).catch(() => "");
   throw new ApiError(message || say("failed", response.status));
 }

@@ -4,10 +4,12 @@ import { listModels, streamChat } from "./api.js";
 import { ChatList } from "./chat_list.js";
 import { Composer } from "./composer.js";
 import { Conversation } from "./conversation.js";
-import { byId, toast } from "./dom.js";
+import { byId } from "./dom.js";
+import { placeQuestions, responseFormat } from "./extraction.js";
 import { exampleButtons } from "./examples.js";
+import { readAnswer } from "./grounding.js";
 import { chooseLanguage, currentLanguage, initialLanguage, setLanguage } from "./i18n.js";
-import { isReader, presenceQuestion, yesOrNo } from "./prompts.js";
+import { isReader, makeQuestion, presenceQuestion, promptOf, yesOrNo } from "./prompts.js";
 import { connectSettings, offerModels, served, settings } from "./settings.js";
 import { connectTheme } from "./theme.js";
 import { hasLocated, TurnView } from "./turn_view.js";
@@ -57,7 +59,8 @@ async function answer(question, instead = null) {
   const show = paced(showNow);
   try {
     if (!settings.model) await loadModels();
-    for await (const piece of streamChat(await asked.messages(turn), controller.signal)) {
+    const options = turn.schema ? { response_format: responseFormat(turn.schema), well_formed_boxes: false } : {};
+    for await (const piece of streamChat(await asked.messages(turn), controller.signal, options)) {
       turn.answer.text += piece.text ?? "";
       turn.answer.boxes = piece.boxes ?? turn.answer.boxes;
       turn.answer.blocks = piece.blocks ?? turn.answer.blocks;
@@ -66,6 +69,7 @@ async function answer(question, instead = null) {
       turn.answer.usage = piece.usage ?? turn.answer.usage;
       show();
     }
+    if (turn.schema) await findPlaces(asked, turn, controller.signal, show);
     if (hasLocated(turn) && settings.checkPresence && !turn.answer.hasBlocks) {
       turn.answer.presence = await askPresence(asked, turn, controller.signal);
     }
@@ -83,6 +87,29 @@ async function answer(question, instead = null) {
     chats.keep(asked);
     composer.updatePlan(); // the tiles of pending pictures may depend on this turn
   }
+}
+
+/** Ask where the values of an extraction stand, one after the other. Where that fails, they have no boxes. */
+async function findPlaces(asked, turn, signal, show) {
+  const questions = placeQuestions(turn.answer.text, asked.picturesOf(turn, turn.pictures.length || 1).length);
+  turn.answer.places = [];
+  for (const [index, { path, page, query }] of questions.entries()) {
+    if (turn.answer.places.some((place) => place.path === path)) continue; // found on an earlier page
+    turn.answer.placing = { done: index, of: questions.length };
+    show();
+    let text = "";
+    try {
+      const messages = await asked.aside(turn, promptOf("locate", query, served.kind), page);
+      const options = { max_tokens: 96, temperature: 0, well_formed_boxes: true };
+      for await (const piece of streamChat(messages, signal, options)) text += piece.text ?? "";
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      continue;
+    }
+    const [box] = readAnswer(text).mentions.flatMap(({ boxes }) => boxes);
+    if (box) turn.answer.places.push({ path, page, box });
+  }
+  turn.answer.placing = undefined;
 }
 
 /**
@@ -112,6 +139,23 @@ function again(turn) {
   byId("question").focus();
 }
 
+/** Ask with other words, as a variant of a question. */
+function edit(turn, words) {
+  if (running) return;
+  answer(makeQuestion(turn.task, words, turn.pictures, served.kind), turn);
+  byId("question").focus();
+}
+
+/** Show a variant of a turn, with what followed it. `arrow` is the text of the button that was pressed, for the focus. */
+function choose(turn, arrow) {
+  conversation.choose(turn);
+  render();
+  chats.keep(conversation);
+  composer.updatePlan();
+  const steps = [...viewOf(turn).answer.querySelectorAll(".step:not(:disabled)")];
+  (steps.find(({ textContent }) => textContent === arrow) ?? steps[0])?.focus();
+}
+
 /** Show the turns of the chat. Those that are shown already stay the elements they are. */
 function render() {
   const { turns } = conversation;
@@ -119,7 +163,7 @@ function render() {
   const same = firstNew < 0 ? turns.length : firstNew;
   for (const view of views.splice(same)) view.remove();
   for (const turn of turns.slice(same)) {
-    const view = new TurnView(turn, conversation, { again });
+    const view = new TurnView(turn, conversation, { again, edit, choose });
     views.push(view);
     byId("log").append(view.question, view.answer);
     view.foldQuestion();
@@ -178,6 +222,7 @@ async function loadModels() {
   const before = served.kind;
   offerModels(models);
   composer.limits = models[0].image_limits;
+  byId("model-note").hidden = models[0].root !== "nano"; // the built-in model
   if (served.kind === before) return;
   composer.showTasks(true);
   showExamples();
@@ -196,7 +241,18 @@ byId("language").addEventListener("click", () => {
   showLanguage();
 });
 byId("new-chat").addEventListener("click", newChat);
-const tellModels = () => loadModels().catch((error) => toast(error.message));
+for (const button of document.querySelectorAll(".close-dialog")) {
+  button.addEventListener("click", () => button.closest("dialog").close());
+}
+const tellModels = async () => {
+  composer.tell("");
+  try {
+    await loadModels();
+  } catch (error) {
+    const openSettings = { words: "settings", run: () => byId("open-settings").click() };
+    composer.tell(error.message, error.needsKey ? openSettings : { words: "again", run: tellModels });
+  }
+};
 connectSettings(tellModels);
 showLanguage();
 tellModels();

@@ -78,8 +78,8 @@ async function readChat(told) {
   return { record, pictures };
 }
 
-function readTurn({ id, parent, shown, prompt, task, query, pictures, answer }, known) {
-  const { text, boxes, blocks, markdown, finish, usage, error, presence, isStopped, model, hasBlocks } = answer;
+function readTurn({ id, parent, shown, prompt, task, query, schema, pictures, answer }, known) {
+  const { text, boxes, blocks, markdown, places, finish, usage, error, presence, isStopped, model, hasBlocks } = answer;
   return {
     id: idOf(id),
     parent: parent === "" ? "" : idOf(parent),
@@ -87,12 +87,14 @@ function readTurn({ id, parent, shown, prompt, task, query, pictures, answer }, 
     prompt: textOf(prompt),
     task: textOf(task),
     query: textOf(query),
+    schema: optional(schema, readSchema),
     pictures: listOf(pictures).filter((picture) => known.has(picture)),
     answer: {
       text: textOf(text),
       boxes: listOf(boxes).map(readBox),
       blocks: optional(blocks, (all) => listOf(all).map(readBlock)),
       markdown: optional(markdown, textOf),
+      places: optional(places, (all) => listOf(all).map(readPlace)),
       finish: nullable(finish, textOf),
       usage: nullable(usage, readUsage),
       error: nullable(error, textOf),
@@ -119,6 +121,13 @@ const readBlock = ({ type, text, boxes_px, boxes_999, page }) => ({
   boxes_999: listOf(boxes_999).map(cornersOf),
   page: numberOf(page),
 });
+
+const readPlace = ({ path, page, box }) => ({ path: textOf(path), page: numberOf(page), box: cornersOf(box) });
+
+function readSchema(schema) {
+  if (typeof schema !== "object" || Array.isArray(schema)) throw new TypeError("not a schema");
+  return schema; // it only goes to the server, which checks it
+}
 
 const readUsage = ({ prompt_tokens, completion_tokens, prompt_tokens_details }) => ({
   prompt_tokens: numberOf(prompt_tokens),

@@ -84,7 +84,7 @@ export class ChatList {
   async refresh() {
     if (!this.store) return;
     this.records = await this.store.list();
-    this.show();
+    if (!this.list.querySelector(".is-asking")) this.show(); // a title that is being typed stays
     const bytes = await this.store.usage();
     const count = this.records.length;
     byId("chats-usage").textContent = bytes === null || count === 0 ? "" : say("chatsUsage", count, size(bytes));
@@ -156,13 +156,15 @@ export class ChatList {
       button.addEventListener("click", run);
       return button;
     };
-    const showAll = () =>
+    const showAll = () => {
+      place.classList.remove("is-asking");
       place.replaceChildren(
         action("rename", rename),
         action("exportMarkdown", () => this.exportMarkdown(id)),
         action("exportJson", () => this.exportJson([id], title)),
         action("delete", confirm, "danger"),
       );
+    };
     const back = (event) => {
       event.preventDefault();
       showAll();
@@ -173,17 +175,23 @@ export class ChatList {
       const form = make("form", { className: "chat-rename" }, field, make("button", { className: "ghost small", textContent: say("save") }));
       form.addEventListener("submit", async (event) => {
         event.preventDefault();
+        showAll();
         await this.rename(id, field.value.trim() || title);
       });
       field.addEventListener("keydown", (event) => event.key === "Escape" && back(event));
+      place.classList.add("is-asking");
       place.replaceChildren(form);
       field.select();
     };
     const confirm = () => {
+      place.classList.add("is-asking");
       const cancel = action("cancel", back);
       place.replaceChildren(
         make("span", { textContent: say("deleteAsk") }),
-        action("delete", () => this.remove(id), "danger"),
+        action("delete", () => {
+          showAll();
+          this.remove(id);
+        }, "danger"),
         cancel,
       );
       cancel.focus();

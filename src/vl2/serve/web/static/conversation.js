@@ -2,6 +2,7 @@
 // variants: a question that was edited, or an answer that was asked for again. One of them is chosen, and is shown.
 
 import { newId } from "./dom.js";
+import { readObject } from "./extraction.js";
 import { dataUrl } from "./pictures.js";
 import { isReader } from "./prompts.js";
 import { served, settings } from "./settings.js";
@@ -40,9 +41,9 @@ export class Conversation {
 
   /**
    * Add a turn at the end, or as a variant of `instead`. `shown` is what a person sees of the question, `prompt` what the
-   * model gets; `task` and `query` are what the person chose and typed.
+   * model gets; `task` and `query` are what the person chose and typed. An answer to "Extract" fits `schema`.
    */
-  begin({ shown, prompt, pictures, task, query }, instead = null) {
+  begin({ shown, prompt, pictures, task, query, schema }, instead = null) {
     const answer = {
       text: "",
       boxes: [],
@@ -51,6 +52,7 @@ export class Conversation {
       finish: null,
       usage: null,
       error: null,
+      places: undefined, // of extracted values: [{path, page, box}], boxes in 999ths
       presence: null, // {question, says}: what the model says when asked whether the thing is there
       isDone: false,
       isStopped: false,
@@ -58,7 +60,7 @@ export class Conversation {
       hasBlocks: isReader(served.kind),
     };
     const parent = instead ? instead.parent : (this.turns.at(-1)?.id ?? ROOT);
-    const turn = { id: newId(), parent, shown, prompt, pictures, task, query, answer };
+    const turn = { id: newId(), parent, shown, prompt, pictures, task, query, schema, answer };
     this.all.push(turn);
     this.choose(turn);
     this.updated = Date.now();
@@ -110,9 +112,10 @@ export class Conversation {
     return messages;
   }
 
-  /** The messages that ask something else about the picture of a turn. */
-  async aside(turn, question) {
-    const url = await dataUrl(this.pictureOf(turn));
+  /** The messages that ask something else about a picture of a turn: the last one, or that of a page. */
+  async aside(turn, question, page = null) {
+    const picture = page === null ? this.pictureOf(turn) : this.picturesOf(turn, turn.pictures.length || 1)[page];
+    const url = await dataUrl(picture);
     const content = [{ type: "image_url", image_url: { url } }, { type: "text", text: question }];
     return [{ role: "user", content }];
   }
@@ -150,7 +153,7 @@ export class Conversation {
   /** One answer as a file. */
   toJson(turn) {
     const picture = this.pictureOf(turn);
-    const { text, boxes, blocks, markdown, finish, usage, presence, model } = turn.answer;
+    const { text, boxes, blocks, markdown, places, finish, usage, presence, model } = turn.answer;
     return {
       model,
       question: turn.prompt,
@@ -158,6 +161,8 @@ export class Conversation {
       boxes,
       blocks, // undefined is left out of JSON
       markdown,
+      value: turn.schema && (readObject(text) ?? undefined),
+      places,
       presence,
       image: picture && { name: picture.name, width: picture.width, height: picture.height },
       finish_reason: finish,
