@@ -294,6 +294,12 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_files(sc
     assert httpx.get(f"{url}/web/app.js", headers={"If-None-Match": tag}).status_code == 304
 
 
+def test_all_modules_are_asked_for_at_once():
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    named = re.findall(r'<link rel="modulepreload" href="/web/([^"]+)">', page)
+    assert named == sorted(path.name for path in STATIC.glob("*.js") if path.name != "app.js")
+
+
 def test_the_files_that_are_not_our_own_are_as_they_were_published():
     told = (STATIC / "markdown-it.LICENSES.txt").read_text(encoding="utf-8")
     assert sha256((STATIC / "markdown-it.umd.min.js").read_bytes()).hexdigest() in told

@@ -132,7 +132,7 @@ async function askPresence(asked, turn, signal) {
 
 /** Ask the same once more. The new answer is a variant of the old one, or takes its place if that is empty. */
 function again(turn) {
-  if (running) return;
+  running?.abort();
   const isEmpty = !turn.answer.text && !conversation.all.some(({ parent }) => parent === turn.id);
   answer(turn, turn);
   if (isEmpty) conversation.drop(turn);
@@ -141,7 +141,7 @@ function again(turn) {
 
 /** Ask with other words, as a variant of a question. */
 function edit(turn, words) {
-  if (running) return;
+  running?.abort();
   answer(makeQuestion(turn.task, words, turn.pictures, served.kind), turn);
   byId("question").focus();
 }

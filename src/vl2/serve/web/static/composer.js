@@ -48,7 +48,7 @@ export class Composer {
       this.fit();
     });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
+      if (event.key === "Escape" && !event.isComposing && !event.defaultPrevented && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
     });
     byId("attach").addEventListener("click", () => byId("file").click());
     byId("camera").addEventListener("click", () => byId("camera-file").click());
