@@ -158,7 +158,7 @@ def test_a_table_that_is_coming_is_shown_and_cannot_inject_anything(
     assert family_page.evaluate("window.hurt") is None
     inside = "img, script, a, [onclick], [onerror]"
     assert family_page.locator(f".answer-text :is({inside})").count() == 0
-    said = " ".join(family_page.locator(".answer-text").all_inner_texts()).split()
+    said = " ".join(family_page.locator(".answer-text").all_inner_texts()).replace("Copy table", "").split()
     assert said == ["a", "b", "window.hurt=1", "c", "d", "e", "f", "lost", "g"]
     family.text = "<table><tr><td>first</td></tr><tr><td>second</td></tr></table>"
     family.pause_after = len(family.processor.tokenizer.encode("<table><tr><td>first</td></tr><tr><td>"))

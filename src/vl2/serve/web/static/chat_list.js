@@ -35,7 +35,7 @@ export class ChatList {
     }
     await this.refresh();
     const before = readInTab(OPEN_CHAT);
-    if (before && !this.current) await this.openChat(before);
+    if (before && !this.current && !byId("question").value) await this.openChat(before);
   }
 
   connect() {
@@ -83,7 +83,12 @@ export class ChatList {
 
   async refresh() {
     if (!this.store) return;
-    this.records = await this.store.list();
+    try {
+      this.records = await this.store.list();
+    } catch {
+      this.warn(say("storeFailed"));
+      return;
+    }
     if (!this.list.querySelector(".is-asking")) this.show(); // a title that is being typed stays
     const bytes = await this.store.usage();
     const count = this.records.length;
@@ -205,11 +210,15 @@ export class ChatList {
   }
 
   async openChat(id) {
-    const found = await this.load(id);
-    if (!found) return this.refresh(); // another tab has deleted it
     if (!WIDE.matches) this.place(false);
+    if (id === this.current) return; // it is shown, and its answer may be coming
+    const found = await this.load(id);
+    if (!found) {
+      await this.refresh(); // another tab has deleted it
+      return;
+    }
     this.select(id);
-    return this.open(Conversation.fromRecord(found.record, found.pictures.map(restorePicture)));
+    this.open(Conversation.fromRecord(found.record, found.pictures.map(restorePicture)));
   }
 
   /** A chat as it is kept, or an error that it cannot be read. */

@@ -19,13 +19,15 @@ export function makeZoomable(viewport, { needsCtrl }) {
 
   /** Zoom, while what lies at a point of the window stays there. */
   const zoomTo = (wanted, at = centerOf(viewport)) => {
-    const before = zoom;
+    const picture = pictureAt(viewport, at);
+    const before = picture?.getBoundingClientRect();
     zoom = Math.min(MOST, Math.max(1, wanted));
-    const place = viewport.getBoundingClientRect();
-    const [x, y] = [at.x - place.left, at.y - place.top];
-    const [left, top] = [viewport.scrollLeft + x, viewport.scrollTop + y];
     viewport.style.setProperty("--zoom", zoom);
-    viewport.scrollTo(left * (zoom / before) - x, top * (zoom / before) - y);
+    if (before?.width) {
+      const after = picture.getBoundingClientRect();
+      const scale = after.width / before.width;
+      viewport.scrollBy(after.left + (at.x - before.left) * scale - at.x, after.top + (at.y - before.top) * scale - at.y);
+    }
     figure.textContent = `${Math.round(zoom * 100)}%`;
   };
   viewport.addEventListener(
@@ -74,6 +76,12 @@ export function makeZoomable(viewport, { needsCtrl }) {
   );
   zoomTo(1);
   return { buttons, reset: () => zoomTo(1) };
+}
+
+/** Return the picture at a height of the window, or the first. */
+function pictureAt(viewport, { y }) {
+  const pictures = [...viewport.children];
+  return pictures.find((picture) => picture.getBoundingClientRect().bottom >= y) ?? pictures[0];
 }
 
 const centerOf = (element) => {
