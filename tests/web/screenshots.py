@@ -33,6 +33,10 @@ ANSWER = (
     "2. a <|ref|>white plate<|/ref|><|det|>[[434, 592, 675, 741]]<|/det|>, and\n"
     "3. a <|ref|>blue book<|/ref|><|det|>[[749, 283, 923, 716]]<|/det|> that stands upright."
 )
+ANSWER_ZH = (
+    "桌上有一个<|ref|>红色的杯子<|/ref|><|det|>[[105, 425, 365, 742]]<|/det|>和一本"
+    "<|ref|>蓝色的书<|/ref|><|det|>[[749, 283, 923, 716]]<|/det|>。"
+)
 PHONE = {"viewport": {"width": 390, "height": 760}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 NOT_THERE = "<|ref|>the green vase<|/ref|><|det|>[[434, 592, 675, 741]]<|/det|>"
 MARKDOWN = """## What the table shows
@@ -236,8 +240,30 @@ class Shots:
         page.hover(".block >> nth=2")
         self.shot(page, "document")
 
+    def chinese(self) -> None:
+        page = self.page(ANSWER_ZH)
+        page.click("#language")
+        add(page, self.desk)
+        choose(page, "describe")
+        ask(page)
+        open_chats(page)
+        page.click(".chat-more")
+        self.shot(page, "chinese")
 
-STATES = ("welcome", "boxes", "chats", "pdf", "markdown", "variants", "locate", "streaming", "error", "extract")
+
+STATES = (
+    "welcome",
+    "boxes",
+    "chats",
+    "pdf",
+    "markdown",
+    "variants",
+    "locate",
+    "streaming",
+    "error",
+    "extract",
+    "chinese",
+)
 WINDOWS = {
     "desktop-light": {"color_scheme": "light"},
     "desktop-dark": {"color_scheme": "dark"},

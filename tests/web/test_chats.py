@@ -285,3 +285,14 @@ def test_the_list_is_used_by_keyboard_alone(page: Any, backend: ScriptedBackend)
     assert not page.locator("#chats").is_visible()
     page.reload()
     assert not page.locator("#chats").is_visible()
+
+
+def test_the_chat_that_is_shown_can_be_pressed_while_its_answer_is_coming(page: Any, backend: ScriptedBackend):
+    backend.text = "One two three four five six."
+    backend.pause_after = 3
+    send(page, "Count.")
+    wait_for_titles(page, "Count.")
+    page.click(".chat-open")
+    backend.go_on()
+    wait_until(page, "() => document.querySelector('.answer[aria-busy=false]')")
+    assert answer_text(page) == backend.text
