@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
 
 def text_pdf(text: str, *, x: int, y: int) -> bytes:
     """Return a PDF file of one page, 612 x 792 points, with a text in 12-point Helvetica."""
@@ -23,3 +28,11 @@ def text_pdf(text: str, *, x: int, y: int) -> bytes:
     out += b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     out += b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % (len(objects) + 1, start)
     return bytes(out)
+
+
+def color_pdf(colors: Sequence[str]) -> bytes:
+    """Return a PDF file with a page of 200 x 100 points for each color, filled with it."""
+    pages = [Image.new("RGB", (200, 100), color) for color in colors]
+    file = io.BytesIO()
+    pages[0].save(file, "PDF", save_all=True, append_images=pages[1:], resolution=72)
+    return file.getvalue()

@@ -1,6 +1,6 @@
 """A real browser before a real server. Without a browser or the `browser` extra these tests are skipped.
 
-The browser is what VL2_BROWSER names, or the chromium or Chrome that is found.
+The browser is what VL2_BROWSER names, or the Chromium or Chrome that is found; Chromium's headless shell is fastest.
 """
 
 from __future__ import annotations
@@ -24,20 +24,25 @@ from vl2.checkpoint import locate_checkpoint  # noqa: E402
 from vl2.process.processor import Processor  # noqa: E402
 from vl2.serve.settings import ServerSettings  # noqa: E402
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def driver() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def browser(driver: Any) -> Iterator[Any]:
     path = os.environ.get("VL2_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip("no chromium or Chrome found; VL2_BROWSER can name one")
     # A superuser, as in a container, has no sandbox.
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with playwright.sync_playwright() as driver:
-        found = driver.chromium.launch(executable_path=path, args=["--no-sandbox"] if is_root else [])
-        yield found
-        found.close()
+    found = driver.chromium.launch(executable_path=path, args=["--no-sandbox"] if is_root else [])
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")
@@ -64,10 +69,14 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     contexts = []
     troubles: list[str] = []
 
-    def open_at(url: str, *, expects_errors: bool = False, waits: bool = True, **options: Any) -> Any:
+    def open_at(
+        url: str, *, expects_errors: bool = False, waits: bool = True, script: str | None = None, **options: Any
+    ) -> Any:
         made = {"viewport": {"width": 1280, "height": 860}, "locale": "en-GB", "color_scheme": "light", **options}
         context = browser.new_context(**made)
         contexts.append(context)
+        if script is not None:
+            context.add_init_script(script)
         page = context.new_page()
         page.set_default_timeout(15_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))

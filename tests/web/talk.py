@@ -30,6 +30,20 @@ def add(page: Any, *pictures: Path) -> None:
     )
 
 
+def open_chats(page: Any) -> None:
+    if not page.locator("#chats").is_visible():
+        page.click("#toggle-chats")
+
+
+def fill_fields(page: Any, *fields: tuple[str, str]) -> None:
+    """Type the names and choose the types of the fields to extract."""
+    for index, (name, kind) in enumerate(fields):
+        if page.locator(".field").count() == index:
+            page.click("#add-field")
+        page.locator(".field input").nth(index).fill(name)
+        page.locator(".field select").nth(index).select_option(kind)
+
+
 def choose(page: Any, task: str) -> None:
     page.locator(f"#tasks input[value={task}]").check(force=True)
 

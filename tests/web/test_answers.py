@@ -234,7 +234,7 @@ def test_a_refusal_is_shown_as_a_sentence_and_can_be_tried_again(open_page: Call
     backend.error = UserError("the prompt has 9000 tokens, the context is 4096: use fewer images")
     ask(page, "Too long?")
     alert = page.locator(".error[role=alert]")
-    assert alert.inner_text() == "the prompt has 9000 tokens, the context is 4096: use fewer images"
+    assert alert.locator("p").inner_text() == "the prompt has 9000 tokens, the context is 4096: use fewer images"
     backend.reset()
     backend.text = "Now it works."
     page.click("text=Try again")
@@ -275,7 +275,7 @@ def test_an_error_after_a_long_answer_is_seen(open_page: Callable[..., Any], scr
     page.route("**/v1/chat/completions", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     ask(page, "Go on.")
     assert in_window(page, page.locator(".error"))
-    assert page.locator(".error").inner_text() == "the engine has stopped"
+    assert page.locator(".error p").inner_text() == "the engine has stopped"
 
 
 def test_a_long_question_leaves_its_answer_in_sight(page: Any, backend: ScriptedBackend):
@@ -288,7 +288,7 @@ def test_a_server_that_is_gone_is_told(open_page: Callable[..., Any], nano_proce
     with serving(ScriptedBackend(nano_processor), ServerSettings(name="nano")) as server:
         page = open_page(server.url, expects_errors=True)
     ask(page, "Anybody?")
-    assert page.locator(".error").inner_text() == "The server cannot be reached. Is it still running?"
+    assert page.locator(".error p").inner_text() == "The server cannot be reached. Is it still running?"
 
 
 def test_a_key_is_asked_for_and_then_sent(open_page: Callable[..., Any], nano_processor: Any):
@@ -296,12 +296,13 @@ def test_a_key_is_asked_for_and_then_sent(open_page: Callable[..., Any], nano_pr
     backend.text = "Welcome."
     with serving(backend, ServerSettings(name="nano", api_key="open sesame")) as server:
         page = open_page(server.url, expects_errors=True, waits=False)  # without the key the model has no name
-        page.wait_for_selector("#toast.shown")
-        assert "enter it in the settings" in page.locator("#toast").inner_text()
-        page.click("#open-settings")
+        page.wait_for_selector("#composer-error p")
+        assert "enter it in the settings" in page.locator("#composer-error").inner_text()
+        page.locator("#composer-error").get_by_role("button", name="Settings").click()
         page.fill("#api-key", "open sesame")
         page.click("#settings >> text=Save")
         wait_until(page, "() => document.getElementById('model-name').textContent === 'nano'")
+        assert not page.locator("#composer-error").is_visible()
         ask(page, "Hello?")
         assert answer_text(page) == "Welcome."
         assert "open sesame" not in page.evaluate("JSON.stringify(localStorage)")

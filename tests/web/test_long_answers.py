@@ -47,6 +47,12 @@ NESTED = {
     "backslashes": "\\" * DEEP,
     "headings": "# " * DEEP,
     "lines": "a\n" * DEEP,
+    "formulas": "\\(a\\) " * (DEEP // 10),
+    "formulas that do not end": "\\(" * DEEP + " \\[" * DEEP + " $$a " * DEEP,
+    "formulas in lines that do not end": "\\[\n" * DEEP,
+    "prices": "$1 $a " * DEEP,
+    "a deep formula": "\\(" + "{" * 2400 + "a" + "}" * 2400 + "\\)",
+    "a formula of macros": "\\(\\def\\a{\\b\\b}\\def\\b{\\c\\c}\\def\\c{\\a\\a}\\a\\)",
     "rules": "---\n" * (DEEP // 10),
     "one word": "a" * DEEP,
 }
@@ -63,8 +69,9 @@ DEEPEST = """() => {
 # An answer as TurnView shows it, in so many pieces, each with its layout.
 SHOW = """async ([text, pieces]) => {
   const { TurnView } = await import("/web/turn_view.js");
+  await import("/web/katex/katex.min.js"); // otherwise formulas are drawn when it has come
   const answer = { text: "", boxes: [], finish: null, usage: null, error: null, isDone: false, isStopped: false };
-  const view = new TurnView({ shown: "", pictures: [], answer }, { picturesOf: () => [] }, () => {});
+  const view = new TurnView({ shown: "", pictures: [], answer }, { picturesOf: () => [], variants: () => [] }, {});
   document.getElementById("log").replaceChildren(view.question, view.answer);
   const size = Math.ceil(text.length / pieces);
   for (let at = 0; at < text.length; at += size) {
@@ -117,6 +124,8 @@ MARKDOWN = (
     "a | b\n- | -:\n1 | 2\n3 | <|ref|>mug<|/ref|><|det|>[[1, 2, 3, 4], [5, 6, 7, 8]]<|/det|>\n\nafter\n\n"
     "```python\nx = 1\n\n# no heading\n```\n\n> said\nlazily\n\nsetext\n---\n\n* * *\n"
     "- [x](https://example.org)\n\n\n- y\n\n"
+    "Sum \\(a_b\\) and $x*y*z$, for $5 and $6.\n\n\\[\nx\n- y\n\\] as said\n\n"
+    "$$\\frac{1}{2}$$\n\n\\[ lost\n# heading\n\n"
     "A <|ref|>red\n\ncup<|/ref|> <|det|>[[9, 9, 99, 99]]<|/det|> ~~no~~ end"
 )
 
@@ -227,7 +236,7 @@ def test_code_is_copied_by_its_own_button(open_page: Callable[..., Any], scripte
     backend.text = "Run this:\n\n```sh\necho one\n  echo '<two>'\n```\n\nand that:\n\n```\nthree\n```"
     ask(page, "How?")
     assert page.locator(".code-head span").all_inner_texts() == ["sh", ""]
-    page.click("text=Copy >> nth=0")
+    page.click(".code button >> nth=0")
     page.wait_for_selector("#toast.shown")
     assert page.evaluate("navigator.clipboard.readText()") == "echo one\n  echo '<two>'"
     page.focus(".code button >> nth=1")

@@ -49,11 +49,11 @@ def test_the_order_of_the_keyboard_is_the_order_of_the_page(page: Any, picture: 
     add(page, picture)
     page.evaluate("document.body.tabIndex = -1; document.body.focus()")
     order = []
-    for _ in range(17):
+    for _ in range(21):
         page.keyboard.press("Tab")
         order.append(page.evaluate("(e => e.id || e.className || e.name)(document.activeElement)"))
-    wanted = ["skip", "new-chat", "language", "theme", "open-settings", *["example"] * 4, "attachment-open", "remove",
-              "question", "attach", "task", "send"]  # fmt: skip
+    wanted = ["skip", "toggle-chats", "new-chat", "language", "theme", "open-settings", "chat-search", "import-chats",
+              *["example"] * 4, "attachment-open", "remove", "question", "attach", "task", "send"]  # fmt: skip
     assert order[: len(wanted)] == wanted
 
 
@@ -105,7 +105,7 @@ def test_every_task_can_be_seen_and_chosen_at_any_width(
     phone = {**PHONE, "viewport": {"width": width, "height": 640}, "locale": locale}
     page = open_page(scripted_server[1].url, **phone)
     tasks = page.locator(".task")
-    assert tasks.count() == 5
+    assert tasks.count() == 6
     for task in tasks.all():
         left, top, right, bottom = rect(task)
         assert left >= 0
@@ -119,7 +119,7 @@ def test_every_task_can_be_seen_and_chosen_at_any_width(
         for control in ("#attach", "#send"):
             assert rect(page.locator(control))[2] <= width
     page.focus("#tasks :checked")
-    for _ in range(4):
+    for _ in range(5):
         page.keyboard.press("ArrowLeft")
     assert page.evaluate("document.querySelector('#tasks :checked').value") == "ask"
 
@@ -129,7 +129,9 @@ def test_a_phone_names_buttons_that_have_no_words_and_warns_of_wrong_answers(
 ):
     page = open_page(scripted_server[1].url, **PHONE)
     assert page.get_by_text("Answers can be wrong: check them.").is_visible()
-    for name in ("Send", "New chat", "Add pictures", "Settings", "Light or dark theme"):
+    assert page.get_by_text("it cannot read documents or describe photos").is_visible()
+    assert page.locator("#camera-file").get_attribute("capture") == "environment"
+    for name in ("Send", "New chat", "Chats", "Add pictures", "Take a photograph", "Settings", "Light or dark theme"):
         assert page.get_by_role("button", name=name, exact=True).count() == 1
 
 
@@ -139,12 +141,13 @@ def test_numbers_and_nouns_agree(page: Any):
       const { say, setLanguage } = await import("/web/i18n.js");
       setLanguage(language);
       const values = (value) => Array(10).fill(value);
-      return ["tokens", "planAll", "planOver", "figures", "figuresWhole", "usage", "picture", "tooMany"].flatMap(
+      return ["tokens", "planAll", "planOver", "figures", "figuresWhole", "usage", "picture", "tooMany",
+              "chatsUsage", "imported"].flatMap(
         (key) => [say(key, ...values(1)), say(key, ...values(2)), say(key, ...values(0))]);
     }"""
     for sentence in page.evaluate(said, "en"):
-        assert not re.search(r"\b1 (?:tokens|tiles|boxes|pictures)\b", sentence)
-        assert not re.search(r"\b[02] (?:token|tile|box|picture)\b", sentence)
+        assert not re.search(r"\b1 (?:tokens|tiles|boxes|pictures|chats)\b", sentence)
+        assert not re.search(r"\b[02] (?:token|tile|box|picture|chat)\b", sentence)
         assert not re.search(r"[{}|]", sentence)
     for sentence in page.evaluate(said, "zh"):
         assert not re.search(r"[{}|]|[a-z]{4,}", sentence)
@@ -215,7 +218,7 @@ def test_nothing_in_english_is_left_on_a_page_in_chinese(
       .flatMap((e) => [e.title, e.ariaLabel, e.placeholder, e.alt,
        ...[...e.childNodes].filter((n) => n.nodeType === Node.TEXT_NODE).map((n) => n.data)])
       .filter((text) => /[a-z]{2,}/i.test(text ?? ""))"""
-    allowed = r"vl2|nano|halves\.png|Shift|API|JSON|PNG|Oslo"
+    allowed = r"vl2|nano|halves\.png|Shift|API|JSON|PNG|Oslo|Markdown|[kM]B|CSV|Schema"
     left = page.evaluate(seen)
     page.set_input_files("#file", str(picture))
     wait_until(page, "() => document.querySelector('.cost')?.textContent")
@@ -230,24 +233,24 @@ def test_nothing_in_english_is_left_on_a_page_in_chinese(
 
 
 def test_both_languages_say_the_same_things(page: Any):
-    keys = page.evaluate(
-        "import('/web/i18n.js').then(async m => {"
-        " const text = await (await fetch('/web/i18n.js')).text();"
-        " return ['en', 'zh'].map(name => [...text.split(`  ${name}: {`)[1].split('\\n  },')[0]"
-        ".matchAll(/^ {4}(\\w+): (.*),$/gm)].map(m =>"
-        " [m[1], [...m[2].matchAll(/\\{(\\d)/g)].map(n => n[1]).sort()])) })"
+    english, chinese = page.evaluate(
+        """async () => {
+          const [{ EN }, { ZH }] = await Promise.all([import("/web/words_en.js"), import("/web/words_zh.js")]);
+          return [EN, ZH].map((words) => Object.entries(words).map(
+            ([key, text]) => [key, [...text.matchAll(/\\{(\\d)/g)].map((match) => match[1]).sort()]));
+        }"""
     )
-    english, chinese = keys
     assert len(english) > 60
     assert sorted(english) == sorted(chinese)
 
 
 def test_every_word_that_is_said_is_in_the_table():
-    table = (STATIC / "i18n.js").read_text(encoding="utf-8")
-    known = set(re.findall(r"^ {4}(\w+): ", table, re.M))
-    said = set(re.findall(r'data-i18n(?:-title|-label)?="(\w+)"', (STATIC / "index.html").read_text(encoding="utf-8")))
+    table = (STATIC / "words_en.js").read_text(encoding="utf-8")
+    known = set(re.findall(r"^ {2}(\w+): ", table, re.M))
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    said = set(re.findall(r'data-i18n(?:-title|-label|-placeholder)?="(\w+)"', page))
     for path in STATIC.glob("*.js"):
-        said |= set(re.findall(r'\b(?:say|tool)\("(\w+)"', path.read_text(encoding="utf-8")))
+        said |= set(re.findall(r'\b(?:say|tool|action)\("(\w+)"', path.read_text(encoding="utf-8")))
     assert said <= known
 
 
@@ -280,8 +283,10 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_files(sc
     assert "script-src 'self'" in policy
     assert "unsafe" not in policy
     for name, file in page_files().items():
-        text = file.body.decode("utf-8")
-        assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//|@import|url\(|innerHTML|eval\(""", text), name
+        if not name.endswith(".woff2"):
+            text = file.body.decode("utf-8")
+            assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//|@import|innerHTML|eval\(""", text), name
+            assert not re.findall(r"url\((?!fonts/)", text), name
         assert httpx.get(f"{url}/web/{name}").content == file.body
     for name in ("../app.py", "..%2fpage.py", "page.py", "nothing.js", "%2e%2e/page.py"):
         assert httpx.get(f"{url}/web/{name}").status_code == 404
@@ -289,11 +294,21 @@ def test_the_page_loads_nothing_from_elsewhere_and_runs_nothing_but_its_files(sc
     assert httpx.get(f"{url}/web/app.js", headers={"If-None-Match": tag}).status_code == 304
 
 
-def test_the_file_that_is_not_our_own_is_as_it_was_published():
+def test_all_modules_are_asked_for_at_once():
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    named = re.findall(r'<link rel="modulepreload" href="/web/([^"]+)">', page)
+    assert named == sorted(path.name for path in STATIC.glob("*.js") if path.name != "app.js")
+
+
+def test_the_files_that_are_not_our_own_are_as_they_were_published():
     told = (STATIC / "markdown-it.LICENSES.txt").read_text(encoding="utf-8")
     assert sha256((STATIC / "markdown-it.umd.min.js").read_bytes()).hexdigest() in told
     for part in ("markdown-it", "entities", "linkify-it", "mdurl", "punycode.js", "uc.micro"):
         assert f"==== {part}-" in told
+    told = (STATIC / "katex" / "KaTeX.LICENSE.txt").read_text(encoding="utf-8")
+    files = [path for path in (STATIC / "katex").rglob("*") if path.suffix in (".js", ".css", ".woff2")]
+    assert len(files) == 22
+    assert all(sha256(path.read_bytes()).hexdigest() in told for path in files)
 
 
 def test_tiles_of_sizes_that_are_none_are_refused(scripted_server):

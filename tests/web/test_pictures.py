@@ -135,8 +135,12 @@ def test_a_picture_held_upright_by_its_camera_is_measured_upright(page: Any, bac
 def test_what_is_no_picture_is_told_and_not_taken(page: Any, tmp_path: Path):
     (tmp_path / "notes.png").write_text("no picture")
     page.set_input_files("#file", str(tmp_path / "notes.png"))
-    page.wait_for_selector("#toast.shown")
-    assert page.locator("#toast").inner_text().startswith("notes.png is not a picture that this browser can show.")
+    page.wait_for_selector("#composer-error p")
+    assert (
+        page.locator("#composer-error")
+        .inner_text()
+        .startswith("notes.png is not a picture that this browser can show.")
+    )
     assert page.locator(".attachment").count() == 0
 
 
@@ -166,14 +170,15 @@ def test_each_task_asks_as_the_python_api_does(page: Any, backend: ScriptedBacke
 def test_a_task_without_what_it_needs_is_told(page: Any, picture: Path, second_picture: Path):
     def told() -> str:
         send(page)
-        page.wait_for_selector("#toast.shown")
-        text: str = page.locator("#toast").inner_text()
+        page.wait_for_selector("#composer-error p")
+        text: str = page.locator("#composer-error").inner_text()
         return text
 
     assert told() == "Type a question first."
     choose(page, "describe")
     assert told() == "Add a picture first."
     choose(page, "like")
+    assert not page.locator("#composer-error").is_visible()
     assert told().startswith("Add two pictures")
     add(page, picture, second_picture)
     assert told() == "Open the first picture and mark an object in it."

@@ -50,7 +50,7 @@ def family(family_server: tuple[ScriptedBackend, LiveServer]) -> ScriptedBackend
 @pytest.fixture
 def family_page(open_page: Callable[..., Any], family_server: tuple[Any, LiveServer]) -> Any:
     page = open_page(family_server[1].url)
-    wait_until(page, "() => document.querySelectorAll('.task').length === 4")
+    wait_until(page, "() => document.querySelectorAll('.task').length === 5")
     return page
 
 
@@ -67,7 +67,7 @@ def test_each_task_asks_as_the_python_api_does(family_page: Any, family: Scripte
         "describe": ("", describe_prompt(grounded=True, kind=kind)),
     }
     shown = [task.get_attribute("value") for task in family_page.locator("#tasks input").all()]
-    assert shown == list(asked)
+    assert shown == [*asked, "extract"]
     assert family_page.locator("#tasks input:checked").get_attribute("value") == "read"
     assert family_page.locator(".example").count() == 0
     for task, (question, prompt) in asked.items():
@@ -113,7 +113,7 @@ def test_the_markdown_is_copied_and_the_file_has_the_blocks(
     family.text = PAGE
     add(family_page, picture)
     ask(family_page)
-    family_page.click("text=Copy")
+    family_page.click("text=Copy text")
     wait_until(family_page, "() => document.querySelector('#toast.shown')")
     copied = family_page.evaluate("navigator.clipboard.readText()")
     assert copied == f"# Report\n\n{TABLE}\n\nThe end."
@@ -158,7 +158,7 @@ def test_a_table_that_is_coming_is_shown_and_cannot_inject_anything(
     assert family_page.evaluate("window.hurt") is None
     inside = "img, script, a, [onclick], [onerror]"
     assert family_page.locator(f".answer-text :is({inside})").count() == 0
-    said = " ".join(family_page.locator(".answer-text").all_inner_texts()).split()
+    said = " ".join(family_page.locator(".answer-text").all_inner_texts()).replace("Copy table", "").split()
     assert said == ["a", "b", "window.hurt=1", "c", "d", "e", "f", "lost", "g"]
     family.text = "<table><tr><td>first</td></tr><tr><td>second</td></tr></table>"
     family.pause_after = len(family.processor.tokenizer.encode("<table><tr><td>first</td></tr><tr><td>"))

@@ -8,24 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from vl2.batch_job.item import BatchItem, BatchRequest
 from vl2.errors import UserError
 from vl2.files import local_path
 from vl2.infer.sampling import GenerateOptions
-from vl2.optional_imports import install_extra
 from vl2.process.conversation import one_question
 from vl2.process.image import ImageSource
-
-if TYPE_CHECKING:
-    from pypdfium2 import PdfDocument
+from vl2.process.pdf import DEFAULT_DPI, count_pages, draw_page, page_text, require_library
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 KNOWN = (*PICTURES, ".pdf")
-DEFAULT_DPI = 144  # an A4 page has 1,190 x 1,684 px, enough for the largest of the released grids
 
 
 def file_items(
@@ -116,65 +109,6 @@ def _read_page(path: Path, number: int, dpi: int, question: str, options: Genera
     if options.speculation and not options.prediction:
         options = replace(options, prediction=page_text(path, number))
     return BatchRequest(turns=one_question(question, [image]), options=options)
-
-
-POINTS_PER_INCH = 72
-MAX_LAYER_CHARS = 20_000  # more than an answer holds
-MAX_PAGE_PX = 40_000_000  # a page that would be larger is rendered at a lower resolution
-
-
-def require_library() -> None:
-    """Raise UserError, with the install command, if pypdfium2 is missing."""
-    _library()
-
-
-def count_pages(path: Path) -> int:
-    """Return the number of pages of a PDF file. Raise UserError if it cannot be opened."""
-    with open_pdf(path) as document:
-        return len(document)
-
-
-def draw_page(path: Path, number: int, dpi: int) -> Image.Image:
-    """Render page `number`, counted from 1, as an RGB image. Raise UserError if that fails."""
-    with open_pdf(path) as document:
-        try:
-            page = document[number - 1]
-            width, height = page.get_size()  # in points
-            scale = min(dpi / POINTS_PER_INCH, (MAX_PAGE_PX / max(1.0, width * height)) ** 0.5)
-            picture: Image.Image = page.render(scale=scale).to_pil().convert("RGB")
-        except (_library().PdfiumError, IndexError) as error:
-            raise UserError(f"cannot draw page {number} of {path}: {error}") from None
-        return picture
-
-
-def page_text(path: Path, number: int) -> str:
-    """Return the text layer of page `number`, counted from 1, up to MAX_LAYER_CHARS; "" if it has none."""
-    with open_pdf(path) as document:
-        try:
-            text: str = document[number - 1].get_textpage().get_text_bounded()
-        except (_library().PdfiumError, IndexError):
-            return ""
-    return text[:MAX_LAYER_CHARS].replace("\r\n", "\n")
-
-
-def open_pdf(path: Path) -> PdfDocument:
-    """Open a PDF file. Raise UserError if that is not possible, or if pypdfium2 is not installed."""
-    try:
-        document: PdfDocument = _library().PdfDocument(path)
-        return document
-    except FileNotFoundError:
-        raise UserError(f"no file {path}") from None
-    except _library().PdfiumError as error:
-        reason = "it has a password" if "assword" in str(error) else "it is not a PDF, or damaged"
-        raise UserError(f"cannot open {path}: {reason}") from None
-
-
-def _library() -> Any:
-    try:
-        import pypdfium2
-    except ImportError:
-        raise UserError(f"PDF files need pypdfium2: {install_extra('pdf')}") from None
-    return pypdfium2
 
 
 def page_range(text: str | None) -> tuple[int, int]:

@@ -10,11 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from vl2.batch_job.file_items import DEFAULT_DPI, count_pages, draw_page, input_files, open_pdf
+from vl2.batch_job.file_items import input_files
 from vl2.errors import UserError
 from vl2.extract.extract import Document, Page
 from vl2.process.grounding import BoxPx
 from vl2.process.image import open_image
+from vl2.process.pdf import DEFAULT_DPI, count_pages, draw_page, open_pdf
 
 MAX_PAGES = 8  # of a document that is read at once: more do not fit into the context
 

@@ -1,4 +1,4 @@
-"""A process that decodes pictures for a server, so that a malicious picture can harm only this process.
+"""A process that decodes pictures and pages of PDF files for a server, so that a malicious file can harm only it.
 
 It reads requests from its standard input and writes answers to its standard output, one after another. Each is a frame:
 the length of a JSON object, the length of a body, the object and the body. Where the system supports it, the process
@@ -94,6 +94,8 @@ def main() -> None:
 
 
 def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    if head["kind"] == "pdf":
+        return _answer_pdf(head, data)
     name, options = head["name"], ImageOptions(**head["options"])
     image = open_header(data, name, options)
     if head["kind"] == "header":
@@ -105,6 +107,15 @@ def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[byt
     views = [view for canvases in (plan.overviews, plan.tiles) for view in draw_views(rgb, canvases, color)]
     whole = [rgb.tobytes()] if head["whole"] else []
     return {"size": rgb.size}, [*(view.tobytes() for view in views), *whole]
+
+
+def _answer_pdf(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    # pypdfium2 is an optional package, and only few servers draw pages.
+    from vl2.process.pdf import encode_pages, options_from_json
+
+    num_pages, encoded = encode_pages(data, options_from_json(head["pdf"]))
+    pages = [{"page": page.page, "size": page.size, "num_bytes": len(page.data)} for page in encoded]
+    return {"num_pages": num_pages, "pages": pages}, [page.data for page in encoded]
 
 
 def _num_untouched(head: dict[str, Any], data: bytes) -> int:

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from vl2 import __version__
 from vl2.errors import UserError
-from vl2.serve import chat, completions, responses, state, token_counts
+from vl2.serve import chat, completions, pdf_pages, responses, state, token_counts
 from vl2.serve.api_errors import handle_error
 from vl2.serve.backend import Backend
 from vl2.serve.ignored import HEADER
@@ -24,7 +24,7 @@ from vl2.serve.web import static_files
 
 BYTES_OF_BYTE = 6  # JSON may escape one byte of text as \u0041
 OTHER_JSON_BYTES = 4 << 20  # allowed for the rest of a body: schemas, boxes of earlier answers, names
-ROUTERS = tuple(part.router for part in (chat, responses, completions, token_counts, state, static_files))
+ROUTERS = tuple(part.router for part in (chat, responses, completions, token_counts, pdf_pages, state, static_files))
 
 
 def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:

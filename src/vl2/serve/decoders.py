@@ -1,4 +1,4 @@
-"""Decode images in subprocesses with limits on time and memory.
+"""Decode images, and draw pages of PDF files, in subprocesses with limits on time and memory.
 
 Images come from untrusted clients. An image that takes too long or too much memory, or that crashes its process, is
 refused, and other images are not affected. If the client disconnects, the wait for its image is canceled, which kills
@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
 from PIL import Image
 
@@ -25,6 +25,7 @@ from vl2.errors import UserError
 from vl2.infer.engine.engine import EngineStopped
 from vl2.process.decode import ImageOptions, refuse
 from vl2.process.decode_worker import read_frame, reading_bytes, write_frame
+from vl2.process.pdf import EncodedPage, PagesOptions
 from vl2.process.pixels import CutImage, CutPlan, views_from_bytes
 from vl2.process.tiling import Size
 from vl2.serve.admission import FairSemaphore
@@ -32,6 +33,7 @@ from vl2.serve.admission import FairSemaphore
 T = TypeVar("T")
 
 MAX_PROCESSES = 4
+PDF_BYTES = 640 << 20  # memory for drawing pages: one of 40 million pixels takes half of it, the pictures on it more
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from vl2.process.decode_worker import main; main()"
 # Settings of libraries that a decoder imports: decoding one image uses one thread.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -148,15 +150,26 @@ class Decoders:
         whole = Image.frombytes("RGB", (width, height), memoryview(body)[num_bytes:]) if has_whole else None
         return TiledImage(size=(width, height), views=views, whole=whole)
 
+    async def draw_pages(self, file: EncodedImage, options: PagesOptions, client: str) -> tuple[int, list[EncodedPage]]:
+        """Return the number of pages of a PDF file, and those that `encode_pages` draws within its limits."""
+        memory_bytes = min(self.limits.memory_bytes, PDF_BYTES)
+        head, body = await self._request(file, {"kind": "pdf", "pdf": options.to_dict()}, None, client, memory_bytes)
+        pages, start = [], 0
+        for told in head["pages"]:
+            end = start + told["num_bytes"]
+            pages.append(EncodedPage(page=told["page"], size=tuple(told["size"]), data=body[start:end]))
+            start = end
+        return head["num_pages"], pages
+
     async def _request(
-        self, image: EncodedImage, task: dict[str, Any], options: ImageOptions, client: str, memory_bytes: int
+        self, image: EncodedImage, task: dict[str, Any], options: ImageOptions | None, client: str, memory_bytes: int
     ) -> tuple[dict[str, Any], bytes]:
         """Let a process do a task with an image. Raise UserError if it refuses the image or fails."""
         limits = self.limits
         head = {
             **task,
             "name": image.name,
-            "options": vars(options),
+            "options": None if options is None else vars(options),
             "memory_bytes": memory_bytes,
             "cpu_s": limits.cpu_s,
         }
@@ -170,12 +183,12 @@ class Decoders:
                     # Nobody awaits this future any more, so its exception must be retrieved here.
                     answer.add_done_callback(lambda done: done.cancelled() or done.exception())
                 if isinstance(error, TimeoutError | asyncio.TimeoutError):
-                    refuse(image.name, f"it was not decoded within {limits.timeout_s:g} s")
+                    _refuse(image, task, f"it was not decoded within {limits.timeout_s:g} s")
                 raise
         if found is None:
             if self._is_stopped:
                 raise EngineStopped("the server stopped before the answer was complete")
-            refuse(image.name, f"decoding it takes more than {limits.cpu_s:g} s of the processor, or fails")
+            _refuse(image, task, f"decoding it takes more than {limits.cpu_s:g} s of the processor, or fails")
         if "refusal" in found[0]:
             raise UserError(found[0]["refusal"])
         return found
@@ -210,6 +223,12 @@ class Decoders:
         if self._is_stopped:
             process.kill()
         return process
+
+
+def _refuse(image: EncodedImage, task: dict[str, Any], why: str) -> NoReturn:
+    if task["kind"] == "pdf":
+        raise UserError(f"cannot draw pages of {image.name}: {why}")
+    refuse(image.name, why)
 
 
 class _Process:

@@ -19,11 +19,13 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".woff2": "font/woff2",
     ".txt": "text/plain; charset=utf-8",  # licenses of third-party files
 }
 # Scripts and styles come from this server only. Images may also be blobs and data URLs, for pasted images.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; font-src 'self'; "
+    "connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
@@ -49,14 +51,14 @@ class PageFile:
 
 @cache
 def page_files() -> dict[str, PageFile]:
-    """Return the page's files by name. Only files in this table are served."""
+    """Return the page's files by their paths within its folder. Only files in this table are served."""
     return {
-        path.name: PageFile(
+        path.relative_to(STATIC).as_posix(): PageFile(
             body=path.read_bytes(),
             media_type=MEDIA_TYPES[path.suffix],
             tag=f'"{blake2b(path.read_bytes(), digest_size=8).hexdigest()}"',
         )
-        for path in STATIC.iterdir()
+        for path in STATIC.rglob("*")
         if path.suffix in MEDIA_TYPES
     }
 
@@ -67,7 +69,7 @@ async def index(request: Request) -> Response:
     return _answer("index.html", request)
 
 
-@router.get("/web/{name}")
+@router.get("/web/{name:path}")
 async def file(name: str, request: Request) -> Response:
     """Serve a file of the web page."""
     return _answer(name, request)

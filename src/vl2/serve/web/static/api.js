@@ -3,7 +3,9 @@
 import { say } from "./i18n.js";
 import { settings } from "./settings.js";
 
-export class ApiError extends Error {}
+export class ApiError extends Error {
+  needsKey = false;
+}
 
 async function call(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
@@ -21,7 +23,7 @@ async function call(path, body, signal) {
     throw new ApiError(say("offline"));
   }
   if (response.ok) return response;
-  if (response.status === 401) throw new ApiError(say("keyNeeded"));
+  if (response.status === 401) throw Object.assign(new ApiError(say("keyNeeded")), { needsKey: true });
   const message = await response.json().then((told) => told.error.message).catch(() => "");
   throw new ApiError(message || say("failed", response.status));
 }
@@ -34,6 +36,11 @@ export async function listModels() {
 /** Return how images are cut. `messages`: for each message the sizes of its images, as [{width, height}]. */
 export async function planTiles(messages, signal) {
   return (await call("/v1/images/tiles", { messages }, signal)).json();
+}
+
+/** Return {num_pages, data: [{page, width, height, url}]} of a PDF file in a data URL. Pages may be missing: ask again. */
+export async function drawPages(file, pages, options) {
+  return (await call("/v1/pdf/pages", { file, pages, ...options })).json();
 }
 
 /** Ask, and yield the pieces of the answer: {text}, {boxes, blocks, markdown}, {finish}, {usage}. `options` go before the settings. */

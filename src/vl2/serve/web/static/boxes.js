@@ -30,6 +30,20 @@ export class BoxedPicture {
     this.element = make("figure", { className: "annotated" }, this.frame, caption);
   }
 
+  /** Show the picture larger when it is clicked, or by a button for those who have no pointer. */
+  onOpen(open) {
+    const button = make("button", {
+      type: "button",
+      className: "enlarge",
+      title: say("enlarge"),
+      textContent: "⤢",
+      attributes: { "aria-label": say("enlarge") },
+    });
+    this.frame.append(button);
+    this.frame.classList.add("can-open");
+    this.frame.addEventListener("click", open);
+  }
+
   /** Add the boxes that are new: an answer grows, and what has come stays. */
   update(mentions, page) {
     const colors = colorsOf(mentions);
@@ -71,19 +85,20 @@ function boxElement([x0, y0, x1, y1], label, index, color, picture) {
 
 // Types of blocks that are pictures, as in vl2.process.page_blocks.
 const PICTURES = ["image", "figure", "picture"];
+export const isPictureBlock = (type) => PICTURES.includes(type.toLowerCase());
 
 /** Return what stands above a block: a button with its type, and for a picture what its boxes show. */
 export function blockElement(mention, index, color, picture) {
   const button = mentionElement(mention, index, color);
   button.classList.add("block-type");
-  if (picture && PICTURES.includes(mention.label.toLowerCase())) {
+  if (picture && isPictureBlock(mention.label)) {
     button.append(...mention.boxes.filter(([x0, y0, x1, y1]) => x0 < x1 && y0 < y1).map((box) => cutOut(picture, box)));
   }
   return button;
 }
 
 /** Return an element that shows a part of a picture. */
-function cutOut(picture, [x0, y0, x1, y1]) {
+export function cutOut(picture, [x0, y0, x1, y1]) {
   const [width, height] = [x1 - x0, y1 - y0];
   const image = make("img", { src: picture.url, alt: "" });
   const share = (value, whole) => `${(value / whole) * 100}%`;

@@ -1,10 +1,12 @@
 // Where a question is made: its words, its task and its pictures, with what these will cost.
 
-import { planTiles } from "./api.js";
-import { byId, make, toast } from "./dom.js";
+import { ApiError, planTiles } from "./api.js";
+import { byId, make } from "./dom.js";
+import { FieldsForm } from "./fields_form.js";
 import { say } from "./i18n.js";
+import { choosePages, isPdf } from "./pdf_pages.js";
 import { filesOf, openPicture } from "./pictures.js";
-import { needsQuestion, promptOf, tasksOf } from "./prompts.js";
+import { makeQuestion, needsQuestion, tasksOf } from "./prompts.js";
 import { served } from "./settings.js";
 import { connectViewer, openViewer } from "./viewer.js";
 
@@ -18,6 +20,7 @@ export class Composer {
     this.planning = null;
     this.isBusy = false;
     this.field = byId("question");
+    this.fields = new FieldsForm({ changed: () => this.tell("") });
     this.connect();
     connectViewer();
     this.showTasks();
@@ -40,16 +43,22 @@ export class Composer {
         this.submit();
       }
     });
-    this.field.addEventListener("input", () => this.fit());
+    this.field.addEventListener("input", () => {
+      this.tell("");
+      this.fit();
+    });
     document.addEventListener("keydown", (event) => {
-      if (event.key === "Escape" && !event.isComposing && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
+      if (event.key === "Escape" && !event.isComposing && !event.defaultPrevented && this.isBusy && !document.querySelector("dialog[open]")) this.stop();
     });
     byId("attach").addEventListener("click", () => byId("file").click());
-    byId("file").addEventListener("change", async (event) => {
-      const files = [...event.target.files];
-      event.target.value = ""; // the same file may be chosen again
-      await this.add(files);
-    });
+    byId("camera").addEventListener("click", () => byId("camera-file").click());
+    for (const id of ["file", "camera-file"]) {
+      byId(id).addEventListener("change", async (event) => {
+        const files = [...event.target.files];
+        event.target.value = ""; // the same file may be chosen again
+        await this.add(files);
+      });
+    }
     document.addEventListener("paste", (event) => {
       const files = filesOf(event.clipboardData);
       if (!files.length) return;
@@ -57,7 +66,10 @@ export class Composer {
       this.add(files);
     });
     this.connectDrop();
-    byId("tasks").addEventListener("change", () => this.showPlaceholder());
+    byId("tasks").addEventListener("change", () => {
+      this.tell("");
+      this.showPlaceholder();
+    });
   }
 
   connectDrop() {
@@ -88,19 +100,56 @@ export class Composer {
 
   /** Take pictures in; each that cannot be taken is told. */
   async add(files) {
+    this.tell("");
     for (const file of files) {
-      if (this.sizes(this.pictures).flat().length >= this.limits.max_images) {
-        toast(say("tooMany", this.limits.max_images));
+      const room = this.limits.max_images - this.sizes(this.pictures).flat().length;
+      if (room < 1) {
+        this.tell(say("tooMany", this.limits.max_images));
         break;
       }
       try {
-        this.pictures.push(await openPicture(file, this.limits.max_bytes));
+        this.pictures.push(...(await this.read(file, room)));
       } catch (error) {
-        toast(error.message);
+        const retry = error instanceof ApiError ? { words: "again", run: () => this.add([file]) } : null;
+        this.tell(`${file.name}: ${error.message}`.replace(`${file.name}: ${file.name}`, file.name), retry);
       }
     }
     this.showPictures();
-    this.field.focus();
+    this.focus();
+  }
+
+  /**
+   * Say above the question what is wrong with it; "" takes back what was said. `action`: {words, run} of a button.
+   * Several failures of one moment stand below each other.
+   */
+  tell(message, action = null) {
+    const place = byId("composer-error");
+    if (!message) place.replaceChildren();
+    place.hidden = !message;
+    if (!message) return;
+    const line = make("p", { textContent: message });
+    if (action) {
+      const button = make("button", { type: "button", className: "ghost small", textContent: say(action.words) });
+      button.addEventListener("click", () => {
+        this.tell("");
+        action.run();
+      });
+      line.append(" ", button);
+    }
+    if (![...place.children].some(({ textContent }) => textContent === line.textContent)) place.append(line);
+  }
+
+  /** Return the pictures of a file, at most `room` of them. */
+  async read(file, room) {
+    if (!isPdf(file)) return [await openPicture(file, this.limits.max_bytes)];
+    const line = byId("plan");
+    line.textContent = say("pdfOpening", file.name);
+    line.hidden = false;
+    try {
+      return await choosePages(file, room, this.limits.max_bytes);
+    } finally {
+      this.updatePlan();
+    }
   }
 
   /** Make ready for what an example asks. */
@@ -114,6 +163,7 @@ export class Composer {
   }
 
   clear() {
+    this.tell("");
     this.pictures = [];
     this.field.value = "";
     if (!needsQuestion(this.task)) byId("tasks").querySelector(`[value=${tasksOf(served.kind)[0]}]`).checked = true;
@@ -135,24 +185,29 @@ export class Composer {
     const question = this.field.value.trim();
     const missing = this.missing(question);
     if (missing) {
-      toast(say(missing));
-      this.field.focus();
+      this.tell(say(missing));
+      this.focus();
       return;
     }
     const task = this.task;
-    const shown = task === "ask" ? question : say(`said${task[0].toUpperCase()}${task.slice(1)}`, question);
-    const pictures = this.pictures;
+    const asked = task === "extract" ? this.fields.question(this.pictures) : makeQuestion(task, question, this.pictures, served.kind);
     this.clear();
-    this.send({ shown, prompt: promptOf(task, question, served.kind), pictures, task, query: question });
+    this.send(asked);
   }
 
   missing(question) {
     const { task } = this;
     if (needsQuestion(task) && !question) return "needQuestion";
+    if (task === "extract" && this.fields.missing()) return this.fields.missing();
     if (task === "like" && this.pictures.length !== 2) return "needTwo";
     if (task === "like" && !this.pictures[0].mark) return "needMark";
     if (task !== "ask" && !this.pictures.length && !this.hasPicture()) return "needImage";
     return null;
+  }
+
+  focus() {
+    if (this.field.hidden) this.fields.focus();
+    else this.field.focus();
   }
 
   fit() {
@@ -184,7 +239,8 @@ export class Composer {
   showPlaceholder() {
     const { task } = this;
     this.field.placeholder = say(`place${task[0].toUpperCase()}${task.slice(1)}`);
-    this.field.classList.toggle("is-idle", !needsQuestion(task));
+    this.field.hidden = task === "extract";
+    this.fields.show(task === "extract");
   }
 
   showPictures() {

@@ -17,6 +17,11 @@ export function byId(id) {
   return element;
 }
 
+/** Return a random name for a chat, a turn or a picture. randomUUID would need HTTPS. */
+export function newId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /** Offer a blob as a download. */
 export function save(blob, name) {
   const link = make("a", { href: URL.createObjectURL(blob), download: name });

@@ -2,6 +2,7 @@
 // read. The elements are made here, so nothing of a text becomes markup.
 
 import { make } from "./dom.js";
+import { tableBlock } from "./table_copy.js";
 
 const MAX_SPAN = 100; // columns or rows of one merged cell
 const TAG = /<(\/?)([a-z][a-z0-9]*)((?:\s[^<>]*|\/)?)>/gi;
@@ -30,11 +31,11 @@ export function addTableRule(parser) {
 }
 
 /** Return the elements of a table: its cells with their text, and before it the words outside of all cells. */
-export function tableElements(html, plain) {
+export function tableElements(html, plain, copy) {
   const { rows, outside } = readTable(html);
   const cells = (row) => row.map(({ tag, text, spans }) => make(tag, { textContent: plain(tidy(text)), ...spans }));
   const table = make("table", {}, ...rows.map((row) => make("tr", {}, ...cells(row))));
-  const shown = make("div", { className: "table html", tabIndex: 0 }, table);
+  const shown = tableBlock(table, copy, "html");
   const words = tidy(outside);
   return words ? [make("p", { textContent: plain(words) }), shown] : [shown];
 }

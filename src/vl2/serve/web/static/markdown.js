@@ -6,6 +6,8 @@ import { make } from "./dom.js";
 import { MENTION } from "./grounding.js";
 import { addTableRule, tableElements } from "./html_table.js";
 import { say } from "./i18n.js";
+import { addMathRules, mathElement } from "./math.js";
+import { tableBlock } from "./table_copy.js";
 
 const MAX_LEVEL = 16; // quotes and lists inside each other; what is deeper is shown as it was written
 const MAX_DEPTH = 40; // elements inside each other: a browser's layout is recursive, and ends the tab at some thousands
@@ -34,12 +36,13 @@ parser.block.ruler.before("table", "too_deep", (state, start, end, silent) => {
 });
 
 addTableRule(parser);
+addMathRules(parser);
 
 /** Shows a text that grows. */
 export class MarkdownView {
   /**
    * `element` takes the blocks. Of a mention (see grounding.js), `mention(index)` makes the element and `label(index)`
-   * gives the words; `copy(text)` runs when a person wants the text of a code block.
+   * gives the words; `copy(text)` runs when a person wants the text of a code block or a table.
    */
   constructor(element, { mention, label, copy }) {
     Object.assign(this, { element, mention, label, copy });
@@ -87,7 +90,7 @@ export class MarkdownView {
     if (tag === "a") Object.assign(element, { href: token.attrGet("href"), rel: "noopener noreferrer", target: "_blank" });
     const align = /text-align:(\w+)/.exec(token.attrGet("style") ?? "");
     if (align) element.style.textAlign = align[1];
-    place.append(tag === "table" ? make("div", { className: "table", tabIndex: 0 }, element) : element);
+    place.append(tag === "table" ? tableBlock(element, this.copy) : element);
     return element;
   }
 
@@ -96,7 +99,8 @@ export class MarkdownView {
     else if (token.type === "softbreak" || token.type === "hardbreak") place.append(make("br"));
     else if (token.type === "code_inline") place.append(make("code", { textContent: this.plain(token.content) }));
     else if (token.type === "fence") place.append(this.codeBlock(token));
-    else if (token.type === "html_table") place.append(...tableElements(token.content, (text) => this.plain(text)));
+    else if (token.type === "html_table") place.append(...tableElements(token.content, (text) => this.plain(text), this.copy));
+    else if (token.type === "math") place.append(...this.formula(token));
     else if (token.type === "hr") place.append(make("hr"));
     else if (token.type === "image") place.append(imageLink(token.attrGet("src"), this.plain(token.content)));
     else place.append(this.plain(token.content));
@@ -111,6 +115,12 @@ export class MarkdownView {
 
   plain(text) {
     return text.replace(MENTION, (_, index) => this.label(Number(index)));
+  }
+
+  formula({ content, markup, block, meta }) {
+    const element = mathElement(this.plain(content), this.plain(markup), meta.isDisplay);
+    if (!block) return [element];
+    return [make("p", {}, element), ...(meta.tail ? [make("p", { textContent: this.plain(meta.tail) })] : [])];
   }
 
   codeBlock(token) {

@@ -1,14 +1,14 @@
 // Pictures that a person adds: checked, measured, and turned into what is sent.
 
-import { make } from "./dom.js";
+import { make, newId } from "./dom.js";
 import { say } from "./i18n.js";
 
 const SENDABLE = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
-let count = 0;
+let count = 0; // of pictures that came without a name
 
 /** Return {id, name, blob, url, width, height, mark} of a file. Error with a sentence if it is no picture. */
 export async function openPicture(file, maxBytes) {
-  const name = file.name || `picture-${count + 1}.png`;
+  const name = file.name || `picture-${(count += 1)}.png`;
   const checkSize = ({ size }) => {
     if (size > maxBytes) {
       throw new Error(say("tooLarge", name, (size / 2 ** 20).toFixed(1), Math.floor(maxBytes / 2 ** 20)));
@@ -26,9 +26,11 @@ export async function openPicture(file, maxBytes) {
   const blob = SENDABLE.includes(file.type) ? file : await toPng(bitmap);
   bitmap.close();
   checkSize(blob);
-  count += 1;
-  return { id: `picture-${count}`, name, blob, url: URL.createObjectURL(blob), width, height, mark: null };
+  return { id: newId(), name, blob, url: URL.createObjectURL(blob), width, height, mark: null };
 }
+
+/** Return a picture that was kept, ready to be shown. */
+export const restorePicture = (kept) => ({ ...kept, url: URL.createObjectURL(kept.blob) });
 
 async function toPng(source) {
   const canvas = make("canvas", { width: source.width, height: source.height });
@@ -38,7 +40,17 @@ async function toPng(source) {
 
 /** Return the data URL that is sent: the file as it is, or with the marked object in a red rectangle. */
 export async function dataUrl(picture) {
-  const blob = picture.mark ? await withMark(picture) : picture.blob;
+  return blobUrl(picture.mark ? await withMark(picture) : picture.blob);
+}
+
+/** Return the content of a data URL in base64. */
+export function blobOf(url) {
+  const [, type, base64] = /^data:([^;,]*);base64,(.*)$/s.exec(url);
+  return new Blob([Uint8Array.from(atob(base64), (character) => character.charCodeAt(0))], { type });
+}
+
+/** Return the content of a blob as a data URL. */
+export function blobUrl(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);

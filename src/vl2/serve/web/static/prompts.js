@@ -1,6 +1,8 @@
 // What is sent for each task. The wording is that of vl2.infer.prompts; a test compares the two.
 
-const TASKS = ["ask", "locate", "describe", "read", "like"];
+import { say } from "./i18n.js";
+
+const TASKS = ["ask", "locate", "describe", "read", "extract", "like"];
 
 const DESCRIBE = "<|grounding|>Can you describe this image in detail?";
 const READ = "Transcribe the whole page.";
@@ -8,7 +10,7 @@ const LIKE =
   "<|grounding|>In the first image, an object within the red rectangle is marked. Locate the object of the same category in the second image.";
 
 /** Return the tasks of a model. The DeepSeek-OCR family reads pages first of all. */
-export const tasksOf = (kind) => (isReader(kind) ? ["read", "ask", "locate", "describe"] : TASKS);
+export const tasksOf = (kind) => (isReader(kind) ? ["read", "ask", "locate", "describe", "extract"] : TASKS);
 
 /** Whether a model is one of the DeepSeek-OCR family, whose answers are blocks of a page. */
 export const isReader = (kind) => kind !== "DeepSeek-VL2";
@@ -24,6 +26,12 @@ export function promptOf(task, question, kind) {
     }[task];
   }
   return { ask: question, locate: `<|ref|>${question}<|/ref|>.`, describe: DESCRIBE, read: READ, like: LIKE }[task];
+}
+
+/** Return a question: what a person sees of it, what the model gets, and what the person chose and typed. */
+export function makeQuestion(task, query, pictures, kind) {
+  const shown = task === "ask" ? query : say(`said${task[0].toUpperCase()}${task.slice(1)}`, query);
+  return { shown, prompt: promptOf(task, query, kind), pictures, task, query };
 }
 
 /** Return the question whether what was to be located is there at all, in the language of its words. */

@@ -1,16 +1,17 @@
 // What a person has set. Kept in the browser; the API key only for as long as the tab is open.
 
 import { byId, make } from "./dom.js";
+import { keepChoice, keepInTab, readChoice, readInTab } from "./stored.js";
 
 const NAME = "vl2.settings";
 const DEFAULTS = { model: "", system: "", maxTokens: 1024, temperature: 0, wellFormed: false, checkPresence: true };
 
 export const served = { kind: "DeepSeek-VL2" }; // which model the server has
-export const settings = { ...DEFAULTS, ...stored(), apiKey: sessionStorage.getItem("vl2.key") ?? "" };
+export const settings = { ...DEFAULTS, ...stored(), apiKey: readInTab("vl2.key") ?? "" };
 
 function stored() {
   try {
-    return JSON.parse(localStorage.getItem(NAME)) ?? {};
+    return JSON.parse(readChoice(NAME)) ?? {};
   } catch {
     return {};
   }
@@ -46,8 +47,8 @@ export function connectSettings(onChange) {
     settings.checkPresence = byId("check-presence").checked;
     settings.apiKey = byId("api-key").value.trim();
     const { apiKey, ...kept } = settings;
-    localStorage.setItem(NAME, JSON.stringify(kept));
-    sessionStorage.setItem("vl2.key", apiKey);
+    keepChoice(NAME, JSON.stringify(kept));
+    keepInTab("vl2.key", apiKey);
     onChange();
   });
 }

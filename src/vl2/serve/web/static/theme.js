@@ -2,6 +2,7 @@
 
 import { byId, toast } from "./dom.js";
 import { say } from "./i18n.js";
+import { keepChoice, readChoice } from "./stored.js";
 
 const ORDER = ["auto", "light", "dark"];
 const WORDS = { auto: "themeAuto", light: "themeLight", dark: "themeDark" };
@@ -12,11 +13,11 @@ function apply(theme) {
 }
 
 export function connectTheme() {
-  let theme = localStorage.getItem("vl2.theme") ?? "auto";
+  let theme = readChoice("vl2.theme") ?? "auto";
   apply(theme);
   byId("theme").addEventListener("click", () => {
     theme = ORDER[(ORDER.indexOf(theme) + 1) % ORDER.length];
-    localStorage.setItem("vl2.theme", theme);
+    keepChoice("vl2.theme", theme);
     apply(theme);
     toast(say(WORDS[theme]));
   });

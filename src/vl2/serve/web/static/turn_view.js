@@ -2,21 +2,25 @@
 
 import { blockElement, BoxedPicture, colorsOf, drawPng, linkMentions, mentionElement } from "./boxes.js";
 import { make, save, toast } from "./dom.js";
+import { readObject, toCsv } from "./extraction.js";
+import { extractionElement, mentionsOf } from "./extraction_view.js";
 import { plainText, readAnswer } from "./grounding.js";
 import { say } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
-import { isReader } from "./prompts.js";
-import { served } from "./settings.js";
+import { openDocument } from "./document_view.js";
+import { needsQuestion } from "./prompts.js";
+import { openZoom } from "./zoom.js";
 
 const PRESENCE = { yes: "presenceYes", no: "presenceNo" };
 const MAX_QUESTION_PX = 320; // as in style.css
 
 export class TurnView {
-  /** `again` runs when the person asks for another try. */
-  constructor(turn, conversation, again) {
+  /** `again(turn)` asks once more, `edit(turn, words)` with other words, and `choose(turn)` shows a variant. */
+  constructor(turn, conversation, { again, edit, choose }) {
     this.turn = turn;
     this.conversation = conversation;
     this.question = question(turn);
+    if (needsQuestion(turn.task)) this.question.append(this.editor(edit));
     this.text = make("div", { className: "answer-text" });
     this.waiting = make("p", { className: "waiting", textContent: say("waiting") });
     this.figure = make("div", { className: "answer-figure" });
@@ -30,14 +34,16 @@ export class TurnView {
       this.figure,
       this.notes,
     );
-    this.again = again;
+    this.again = () => again(turn);
+    this.choose = choose;
     this.mentions = [];
-    this.hasBlocks = isReader(served.kind);
+    this.hasBlocks = turn.answer.hasBlocks;
     this.markdown = new MarkdownView(this.text, {
       mention: (index) => this.mentionElement(index),
       label: (index) => this.mentions[index].label,
       copy,
     });
+    this.answer.classList.toggle("is-extraction", turn.schema !== undefined);
     this.boxed = []; // a picture with boxes for each page
     linkMentions(this.answer);
     this.update();
@@ -48,15 +54,21 @@ export class TurnView {
     if (this.answer.getAttribute("aria-busy") === "false") return;
     const { answer } = this.turn;
     const { hasBlocks } = this;
-    const { markdown, mentions, numPages } = readAnswer(answer.text, { isComplete: answer.isDone, hasBlocks });
-    this.mentions = mentions;
-    this.pictures = this.conversation.picturesOf(this.turn, numPages);
-    this.colors = colorsOf(mentions);
-    this.markdown.update(markdown);
+    if (this.turn.schema) {
+      this.mentions = mentionsOf(answer);
+      this.pictures = this.conversation.picturesOf(this.turn, this.turn.pictures.length || 1);
+      this.text.replaceChildren(...(answer.text ? [extractionElement(answer)] : []));
+    } else {
+      const { markdown, mentions, numPages } = readAnswer(answer.text, { isComplete: answer.isDone, hasBlocks });
+      this.mentions = mentions;
+      this.pictures = this.conversation.picturesOf(this.turn, numPages);
+      this.colors = colorsOf(mentions);
+      this.markdown.update(markdown);
+    }
     this.waiting.hidden = answer.text !== "" || answer.isDone;
     this.text.classList.toggle("is-coming", !answer.isDone && answer.text !== "");
     this.showBoxes();
-    if (answer.isDone) this.finish(mentions);
+    if (answer.isDone) this.finish(this.mentions);
   }
 
   mentionElement(index) {
@@ -72,6 +84,7 @@ export class TurnView {
       if (this.boxed[page]?.picture !== picture) {
         this.boxed[page]?.element.remove();
         this.boxed[page] = new BoxedPicture(picture);
+        this.boxed[page].onOpen(() => openZoom(picture, this.mentions, page));
         this.figure.append(this.boxed[page].element);
       }
       this.boxed[page].update(this.mentions, page);
@@ -82,18 +95,101 @@ export class TurnView {
     const { answer } = this.turn;
     this.answer.setAttribute("aria-busy", "false");
     const notes = [];
-    if (answer.error) notes.push(make("p", { className: "error", textContent: answer.error, attributes: { role: "alert" } }));
+    if (answer.error) notes.push(this.failure(answer.error));
     notes.push(...this.remarks().map((textContent) => make("p", { className: "note", textContent })));
     if (answer.presence?.says === "no") this.boxed[0]?.element.classList.add("is-doubtful");
     const tools = make("div", { className: "answer-tools" });
+    const value = this.turn.schema ? readObject(answer.text) : null;
+    if (answer.blocks?.length && this.pictures.length) tools.append(this.tool("openDocument", () => this.openDocument()));
     if (answer.text) {
-      tools.append(this.tool("copy", () => copy(answer.markdown ?? plainText(answer.text))));
+      tools.append(this.tool("copy", () => copy(answer.markdown ?? (this.turn.schema ? answer.text : plainText(answer.text)))));
+      if (value) tools.append(this.tool("saveCsv", () => this.saveCsv(value)));
       if (mentions.length) tools.append(this.tool("savePng", () => this.savePng(mentions)));
       tools.append(this.tool("saveJson", () => this.saveJson()));
     }
-    tools.append(this.tool("again", this.again, "again"));
+    if (!answer.error) tools.append(this.tool("again", this.again, "again"));
+    const variants = this.conversation.variants(this.turn);
+    if (variants.length > 1) tools.append(this.pager(variants));
     if (answer.usage) tools.append(make("span", { className: "usage", textContent: usageLine(answer.usage) }));
     this.notes.replaceChildren(...notes, tools);
+  }
+
+  /** Return what went wrong, with a button for another try. */
+  failure(message) {
+    return make(
+      "div",
+      { className: "error", attributes: { role: "alert" } },
+      make("p", { textContent: message }),
+      this.tool("again", this.again, "again"),
+    );
+  }
+
+  /** Return buttons that go from variant to variant of this turn. */
+  pager(variants) {
+    const at = variants.indexOf(this.turn);
+    const step = (text, words, to) => {
+      const button = make("button", {
+        type: "button",
+        className: "ghost small step",
+        textContent: text,
+        disabled: to === undefined,
+        title: say(words),
+        attributes: { "aria-label": say(words) },
+      });
+      button.addEventListener("click", () => this.choose(to, text));
+      return button;
+    };
+    return make(
+      "span",
+      { className: "variants", attributes: { role: "group", "aria-label": say("variants") } },
+      step("‹", "variantBefore", variants[at - 1]),
+      make("span", { textContent: `${at + 1}/${variants.length}` }),
+      step("›", "variantAfter", variants[at + 1]),
+    );
+  }
+
+  /** Return the tools of the question: copying, and editing in its place. */
+  editor(edit) {
+    const { turn } = this;
+    const place = make("div", { className: "question-tools" });
+    const open = this.tool("edit", () => {
+      const field = make("textarea", { value: turn.query, maxLength: 100_000, attributes: { "aria-label": say("editQuestion") } });
+      const close = () => {
+        form.replaceWith(place);
+        this.question.classList.remove("is-edited");
+        open.focus();
+      };
+      const form = make(
+        "form",
+        { className: "question-edit" },
+        field,
+        make("div", { className: "question-tools" }, this.tool("cancel", close), make("button", { className: "primary small", textContent: say("send") })),
+      );
+      form.addEventListener("submit", (event) => {
+        event.preventDefault();
+        if (field.value.trim()) edit(turn, field.value.trim());
+      });
+      field.addEventListener("keydown", (event) => {
+        if (event.isComposing) return; // Enter and Escape are the input method's
+        if (event.key === "Escape") {
+          event.preventDefault();
+          close();
+        } else if (event.key === "Enter" && !event.shiftKey) {
+          event.preventDefault();
+          form.requestSubmit();
+        }
+      });
+      place.replaceWith(form);
+      this.question.classList.add("is-edited");
+      field.focus();
+    });
+    place.append(this.tool("copyShort", () => copy(turn.query)), open);
+    return place;
+  }
+
+  openDocument() {
+    const { blocks, markdown } = this.turn.answer;
+    openDocument({ blocks, markdown, pictures: this.pictures, copy });
   }
 
   /** Return what there is to say about the answer, in sentences. */
@@ -104,8 +200,9 @@ export class TurnView {
     if (answer.finish === "length") remarks.push(say("cut"));
     if (answer.error || answer.isStopped) return remarks;
     if (!answer.text.trim()) remarks.push(say("empty"));
+    else if (this.turn.schema && !readObject(answer.text)) remarks.push(say("notJson"));
     else if (["locate", "describe", "like"].includes(task) && !this.mentions.length) remarks.push(say("noBoxes"));
-    if (this.hasLocated()) {
+    if (hasLocated(this.turn)) {
       const others = new Set(this.mentions.map(({ label }) => label).filter((label) => label && !isSame(label, query)));
       remarks.push(...[...others].slice(0, 3).map((label) => say("otherLabel", query, label)));
     }
@@ -113,9 +210,9 @@ export class TurnView {
     return remarks;
   }
 
-  /** Whether this is the answer to "Locate", and has boxes. */
-  hasLocated() {
-    return this.turn.task === "locate" && readAnswer(this.turn.answer.text).mentions.length > 0;
+  remove() {
+    this.question.remove();
+    this.answer.remove();
   }
 
   /** Show what went wrong, wherever the page stands. */
@@ -139,7 +236,7 @@ export class TurnView {
   }
 
   tool(words, run, className = "") {
-    const button = make("button", { type: "button", className: `ghost small ${className}`, textContent: say(words) });
+    const button = make("button", { type: "button", className: `ghost small ${className}`.trim(), textContent: say(words) });
     button.addEventListener("click", run);
     return button;
   }
@@ -150,12 +247,21 @@ export class TurnView {
     }
   }
 
+  saveCsv(value) {
+    const picture = this.conversation.pictureOf(this.turn);
+    const name = picture ? picture.name : "answer";
+    save(new Blob([toCsv(name, value)], { type: "text/csv" }), `${stem(name)}.csv`);
+  }
+
   saveJson() {
     const text = `${JSON.stringify(this.conversation.toJson(this.turn), null, 2)}\n`;
     const picture = this.conversation.pictureOf(this.turn);
     save(new Blob([text], { type: "application/json" }), `${picture ? stem(picture.name) : "answer"}.json`);
   }
 }
+
+/** Whether a turn is an answer to "Locate" that has boxes. */
+export const hasLocated = ({ task, answer }) => task === "locate" && readAnswer(answer.text).mentions.length > 0;
 
 function question(turn) {
   const pictures = turn.pictures.map(({ url, name, mark, width, height }) => {
