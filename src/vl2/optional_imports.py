@@ -10,12 +10,25 @@ import json
 import pkgutil
 import re
 import shlex
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vl2.errors import UserError
+
+
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """Import a module of an extra. Raise UserError that says `what` needs it and how to install it, if it is missing.
+
+    `what` is the subject of the sentence, such as "scoring tables".
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # the module is there, and something that it needs is not
+        raise UserError(f"{what} needs {module.partition('.')[0]}: {install_extra(extra)}") from None
 
 
 def import_named(path: str, key: str) -> Any:
