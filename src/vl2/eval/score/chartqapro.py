@@ -1,7 +1,8 @@
 """The relaxed accuracy of ChartQAPro, 0..1: a mean over the listed answers, in order.
 
 A number may be off by 5 % of the gold value, and per cent signs are ignored. A year must match exactly without case.
-Other text scores its normalized Levenshtein similarity if that is above 0.5, else 0. Extra and missing answers of a list score 0.
+Other text scores its normalized Levenshtein similarity if that is above 0.5, else 0.
+Extra and missing answers of a list score 0.
 
 Source: vis-nlp/ChartQAPro, `evaluate_predictions.py` (commit 4b422c65), with the text score of the package `anls`.
 Golden: tests/golden/scorers/chartqapro.json.
@@ -43,7 +44,8 @@ def _quoted(gold: str) -> str:
     inside = re.match(r"^\[(.*)\]$", gold.strip())
     if inside is None:
         return gold
-    quoted = f"[{_BARE_WORD.sub(r"'\1'", inside[1])}]"
+    words = _BARE_WORD.sub(r"'\1'", inside[1])
+    quoted = f"[{words}]"
     return quoted if _literal(quoted) is not None else gold
 
 

@@ -213,7 +213,9 @@ def _lmms(prompt: str, read: Callable[[str, Size], Point | None]) -> Protocol:
     )  # fmt: skip
 
 
-def _task(name: str, title: str, layout: str, files: str, pictures: str, hub: Dataset | None, **protocols: Protocol) -> Task:  # fmt: skip
+def _task(
+    name: str, title: str, layout: str, files: str, pictures: str, hub: Dataset | None, **protocols: Protocol
+) -> Task:
     return Task(
         name=name,
         title=f"{title}: click the element that an instruction is about",
