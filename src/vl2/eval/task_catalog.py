@@ -30,7 +30,9 @@ from vl2.eval.tasks import (
     mmt_bench,
     nlvr,
     ocrbench,
+    ocrbench_v2,
     olmocr_bench,
+    omnidocbench,
     pope,
     realworldqa,
     records,
@@ -50,7 +52,7 @@ PAPERS: tuple[Task, ...] = (
     *refcoco.TASKS, pope.TASK,
 )  # fmt: skip
 OTHERS: tuple[Task, ...] = (  # public benchmarks that are not in the paper
-    olmocr_bench.TASK, chartqapro.TASK, countbenchqa.TASK, *screenspot.TASKS,
+    omnidocbench.TASK, olmocr_bench.TASK, ocrbench_v2.TASK, chartqapro.TASK, countbenchqa.TASK, *screenspot.TASKS,
 )  # fmt: skip
 OURS: tuple[Task, ...] = (
     easy_vqa.TASK, nlvr.TASK, sroie.LINES, sroie.FIELDS_TASK, text_line.ENGLISH, text_line.CHINESE,
