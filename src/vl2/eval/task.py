@@ -192,6 +192,10 @@ def _mean(results: Sequence[Result]) -> float:
 
 
 def mean_measure(results: Sequence[Result], name: str) -> float | None:
-    """Return the mean of a measure over the results that have it, or None if none has it."""
+    """Return the mean of a measure over the results that have it, or None if none has it.
+
+    Items that could not be asked count as 0.
+    """
     found = [result.measures[name] for result in results if name in result.measures]
-    return sum(found) / len(found) if found else None
+    refused = sum(result.finish_reason == REFUSED for result in results)
+    return sum(found) / (len(found) + refused) if found else None

@@ -2,7 +2,7 @@
 
 | types | rule |
 |---|---|
-| question answering, recognition | contains a gold text; a long gold text by normalized Levenshtein similarity from 0.5 |
+| question answering, recognition | contains a gold text; a long one by its similarity from 0.5 |
 | multiple choice | the letters of the answer are the gold ones |
 | counting | contains the number, or its relative distance from the first number |
 | formulas | contains the gold formula, spaces aside |

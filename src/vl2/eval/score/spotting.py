@@ -1,8 +1,8 @@
 """F1 of spotted words: a word counts if its box has an IoU above 0.5 with a gold word's box and the text is the same.
 
-Boxes are whole numbers. Case is ignored, and so is one punctuation mark at either end of the gold text. Gold words `###`
-are not cared for, nor are answers with more than half of their area in one of them. Each gold word takes the first box
-that overlaps it enough, in order.
+Boxes are whole numbers. Case is ignored, and so is one punctuation mark at either end of the gold text. Gold words
+`###` are not cared for, nor are answers with more than half of their area in one of them. Each gold word takes the
+first box that overlaps it enough, in order.
 
 Source: the ICDAR 2015 end-to-end protocol as OCRBench v2 runs it (`spotting_metric.py`, `spotting_eval/script.py`).
 """
