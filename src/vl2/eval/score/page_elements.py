@@ -2,7 +2,8 @@
 
 Inline formulas are read twice: as formulas, and as a part of their paragraph. A text is compared without white space
 and punctuation, and with its inline formulas in Unicode. Tables that are written in LaTeX are not read: the benchmark
-converts them with LaTeXML.
+converts them with LaTeXML. Of tables in Markdown, which its prompt does not ask for, it loses cells with a colon and
+the line before the table; so does this.
 
 Source: `utils.py` and `omnidocbench.py` of OmniDocBench in VLMEvalKit (commit e8e78f05), without their code.
 Golden: tests/golden/scorers/omnidocbench.json.
@@ -31,6 +32,7 @@ _FORMULA = re.compile(r"\$\$(.*?)\$\$|\\\[(.*?)\\\]|\$(.*?)\$|\\\((.*?)\\\)", re
 _DOLLARS = re.compile(r"\$\$(.*?)\$\$|\$(.*?)\$|\\\((.*?)\\\)", re.DOTALL)
 _INLINE = re.compile(r"\$(.*?)\$|\\\((.*?)\\\)")
 _ROW = re.compile(r"\|\s*.*?\s*\|\n", re.DOTALL)
+_LOST_CELL = re.compile("---|:")
 _CODE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 _LATEX_TABLE = re.compile(r"\\begin\{table\}.*?\\end\{table\}|\\begin\{tabular\}.*?\\end\{tabular\}", re.DOTALL)
 _TABLE_TAG = re.compile(r"<table[^>]*>|</table>")
@@ -117,17 +119,20 @@ def _formula(matched: str) -> tuple[str, bool]:
 
 
 def _tables_to_html(text: str) -> str:
-    """Replace each block of lines with bars by an HTML table. The rule below a header becomes an empty row."""
+    """Replace each block of lines with bars by an HTML table, in the form in which the program writes it."""
     lines: list[str] = []
     rows: list[str] = []
     for line in [*text.split("\n"), None]:
         row = line.strip() if line is not None else ""
         if row.startswith("|") and row.endswith("|") and len(row) > 1:
-            cells = "" if "---" in row else "".join(f"<td>{cell.strip()}</td>" for cell in row.split("|")[1:-1])
-            rows.append(f"<tr>{cells}</tr>")
+            lines = lines[:-1] if not rows else lines  # the line before a table is lost
+            cells = [cell.strip() for cell in row.split("|")[1:-1]]
+            kept = [f'      <td colspan="1" rowspan="1">{cell}</td>' for cell in cells if not _LOST_CELL.search(cell)]
+            rows += ["    <tr>", *kept, "    </tr>"] if kept else [""]
             continue
         if rows:
-            lines += ["", f"<table>{''.join(rows)}</table>", ""]
+            table = "\n".join(filter(None, rows))
+            lines += ["", "", f'<table border="1" >\n{table}\n</table>', "", ""]
             rows = []
         lines += [line] if line is not None else []
     return "\n".join(lines)
