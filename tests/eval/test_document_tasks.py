@@ -223,7 +223,7 @@ def annotated(folder: Path) -> Mapping[str, Any]:
         {"anno_id": 1, "category_type": "title", "order": 1, "text": "On boats", "poly": [0] * 8},
         {"anno_id": 2, "category_type": "text_block", "order": 2, "text": "A boat crossed ", "poly": [0] * 8},
         {"anno_id": 3, "category_type": "text_block", "order": 3, "text": "the bay.", "poly": [0] * 8},
-        {"anno_id": 4, "category_type": "equation_isolated", "order": 4, "latex": "$$x = 1$$", "poly": [0] * 8},
+        {"anno_id": 4, "category_type": "equation_isolated", "order": 4, "latex": "\\[x = 1\\]", "poly": [0] * 8},
         {
             "anno_id": 5,
             "category_type": "table",

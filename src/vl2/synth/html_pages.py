@@ -71,7 +71,7 @@ def style(width_px: int, height_px: int, margin_px: int, size_px: int) -> str:
         f"@page {{ size: {width_px}px {height_px}px; margin: {margin_px}px; background: #fff }}\n"
         f"@font-face {{ font-family: {FAMILY}; src: url({FONT_FILE}) }}\n"
         f"html {{ font: {size_px}px/1.4 {FAMILY}; color: #111 }}\n"
-        "* { break-inside: avoid }\n"
+        "body { margin: 0 } * { break-inside: avoid }\n"
     )
 
 

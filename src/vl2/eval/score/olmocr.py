@@ -81,7 +81,7 @@ def normalize(text: str) -> str:
 
 def _least(test: Test, text: str) -> float:
     """Return the similarity that a text must have, by the number of allowed differences."""
-    return 1.0 - test.get("max_diffs", 0) / max(1, len(text))
+    return 1.0 - float(test.get("max_diffs", 0)) / max(1, len(text))
 
 
 def _fuzz(name: str) -> Callable[[str, str], float]:
@@ -144,7 +144,8 @@ def _has_formula(test: Test, markdown: str) -> bool | None:
 def _is_sound(test: Test, markdown: str) -> bool:
     if test.get("max_length") is not None:  # the page is blank
         skips = test.get("max_length_skips_image_alt_tags", False)
-        return _num_alphanumeric(re.sub(r"!\[.*?\]\(.*?\)", "", markdown) if skips else markdown) <= test["max_length"]
+        text = re.sub(r"!\[.*?\]\(.*?\)", "", markdown) if skips else markdown
+        return _num_alphanumeric(text) <= int(test["max_length"])
     if not _num_alphanumeric(markdown):
         return False
     if any(_repeats(markdown, size) > test.get("max_repeats", MAX_REPEATS) for size in range(1, REPEATED_CHARS + 1)):

@@ -36,6 +36,7 @@ _HEADING = re.compile(r"#{1,6}\s+")
 _FENCE = re.compile(r"^```\w*\s*$", re.MULTILINE)
 _PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 _MARKS = re.compile(r"\*\*|__|</?(?:b|i|u|strong|em|center)>")
+_CHINESE = re.compile("[\u4e00-\u9fff]")
 _TICKED, _OPEN = re.compile(r"\[[xX×]\]|[☑☒✓✔]"), re.compile(r"\[ ?\]|[☐□]")
 
 
@@ -69,12 +70,12 @@ def cut_page(markdown: str) -> PageParts:
 
 
 def plain_block(text: str) -> str:
-    """Return a block's text: NFKC, without marks, with single spaces, and without spaces beside Chinese characters."""
+    """Return a block's text: NFKC, without marks, with single spaces, and without any in Chinese text."""
     text = _HEADING.sub("", text, count=1) if _HEADING.match(text) else text
     text = _ITEM.sub("", text, count=1) if _ITEM.match(text) else text
-    text = _OPEN.sub("[ ]", _TICKED.sub("[x]", _MARKS.sub("", text)))
-    text = " ".join(unicodedata.normalize("NFKC", text).split())
-    return re.sub(r"(?<=[\u3000-\u9fff]) | (?=[\u3000-\u9fff])", "", text)
+    text = _OPEN.sub("[]", _TICKED.sub("[x]", _MARKS.sub("", text)))
+    words = unicodedata.normalize("NFKC", text).split()
+    return ("" if _CHINESE.search(text) else " ").join(words)
 
 
 def _as_html(table: CellGrid) -> str:

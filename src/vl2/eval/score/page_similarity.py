@@ -23,7 +23,7 @@ def check_wordnet() -> None:
     """Raise UserError if NLTK or its WordNet is not there."""
     corpus = import_extra("nltk.corpus", "documents", _WHAT)
     try:
-        corpus.wordnet.ensure_loaded()
+        corpus.wordnet.synsets("page")
     except LookupError:
         raise UserError("METEOR needs NLTK's WordNet: python -m nltk.downloader wordnet") from None
 
@@ -40,7 +40,7 @@ def page_similarity(answer: str, gold: str) -> float:
         bleu = float(translate.bleu([reference], hypothesis))
     meteor = float(translate.meteor([reference], hypothesis))
     shared, total = len({*reference} & {*hypothesis}), len({*reference}) + len({*hypothesis})
-    distance = levenshtein.distance(answer, gold) / max(len(answer), len(gold))
+    distance = float(levenshtein.distance(answer, gold)) / max(len(answer), len(gold))
     return (bleu + meteor + (2 * shared / total if total else 0.0) + 1 - distance) / 4
 
 

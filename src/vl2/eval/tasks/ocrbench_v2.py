@@ -130,7 +130,8 @@ def by_ability(results: Sequence[Result]) -> dict[str, float]:
     by_type: dict[str, list[float]] = {}
     for result in results:
         by_type.setdefault(result.part, []).append(100 * result.score)
-    means, figures = {}, {}
+    means: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for language, abilities in ABILITIES.items():
         found = {}
         for ability, names in abilities.items():

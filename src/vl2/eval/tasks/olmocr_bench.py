@@ -88,7 +88,8 @@ def categories(results: Sequence[Result]) -> dict[str, float]:
     for result in results:
         for test in result.gold:
             counts[test["category"]] = counts.get(test["category"], 0) + 1
-    rates, bounds = {}, {}
+    rates: dict[str, float] = {}
+    bounds: dict[str, float] = {}
     for category, count in sorted(counts.items()):
         rate = 100 * sum(result.measures.get(f"passed {category}", 0.0) for result in results) / count
         is_open = any(result.measures.get(f"undecided {category}") for result in results)
