@@ -10,7 +10,7 @@ import json
 import pkgutil
 import re
 import shlex
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,7 +24,7 @@ def import_extra(module: str, extra: str, what: str) -> Any:
     `what` is the subject of the sentence, such as "scoring tables".
     """
     try:
-        return import_module(module)
+        return pkgutil.resolve_name(f"{module}:")
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
             raise  # the module is there, and something that it needs is not
