@@ -42,6 +42,7 @@ class CellGrid:
             self._grid.append(_lay_row(number, deque(row), spanning))
         while spanning:  # cells that span more rows than the table has
             self._grid.append(_lay_row(len(self._grid), deque(), spanning))
+        self._width = 1 + max((column for row in self._grid for column in row), default=-1)
 
     def neighbors(self, cell: Cell, side: Side) -> list[Cell]:
         """Return the next cells on a side, each once. Empty places are skipped."""
@@ -82,7 +83,7 @@ class CellGrid:
             return range(cell.column - 1, -1, -1)
         if side == "down":
             return range(cell.row + cell.num_rows, len(self._grid))
-        return range(cell.column + cell.num_columns, 1 + max((max(row, default=-1) for row in self._grid), default=-1))
+        return range(cell.column + cell.num_columns, self._width)
 
 
 def _lay_row(number: int, cells: deque[Cell], spanning: dict[int, tuple[Cell, int]]) -> dict[int, Cell]:
