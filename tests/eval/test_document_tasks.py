@@ -13,6 +13,7 @@ from PIL import Image
 
 from tests.eval.fixtures import SIZE, cell, json_file, jsonl, parquet, picture_file, png, tsv
 from vl2.errors import UserError
+from vl2.eval.choose_items import scan_items
 from vl2.eval.run_task import prompt_text
 from vl2.eval.task import REFUSED, DataSource, Item, Result
 from vl2.eval.task_catalog import find_task
@@ -188,7 +189,8 @@ def test_olmocr_bench_asks_each_page_once_and_averages_its_categories(tmp_path: 
     assert [(test["category"], test["type"]) for test in item.gold] == [
         ("old_scans", "present"), ("table_tests", "table"), ("baseline", "baseline")
     ]  # fmt: skip
-    assert max(open_image(item.images[0]).size) == 2048
+    assert open_image(item.images[0]).size == (1536, 2048)  # the page is 60 x 80
+    assert scan_items([item])[0] == ["tables/a.pdf-1"]
     table = "| City | Visitors |\n|---|---|\n| Oslo | 12 |"
     right, wrong = result("olmocr_bench", item, f"It is a boat.\n\n{table}"), result("olmocr_bench", item, table)
     metric = find_task("olmocr_bench").metric

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vl2.errors import UserError
 from vl2.eval.task import Item, Protocol, Score
@@ -45,23 +46,39 @@ def page_protocols(
     return {name: protocol(prompt) for name, prompt in prompts.items()}
 
 
-@lru_cache(maxsize=64)  # a run reads its items several times
-def pdf_page(path: Path, page: int, longest_px: int = LONGEST_PX) -> bytes:
-    """Draw a page of a PDF file, counted from 1, as a PNG with its longer side of `longest_px` pixels.
+@dataclass(frozen=True)
+class PdfPage:
+    """A page of a PDF file as an image source: it is drawn only when it is read, not when its item is made.
 
-    Raise UserError if the file cannot be opened or has no such page.
+    The picture is a PNG whose longer side has LONGEST_PX pixels.
     """
-    pdfium = import_extra("pypdfium2", "documents", "drawing pages of PDF files")
-    if not path.is_file():
-        raise UserError(f"no file {path}")
-    try:
-        document = pdfium.PdfDocument(path)
-        if not 1 <= page <= len(document):
-            raise UserError(f"{path.name} has {len(document)} pages, and page {page} is asked for")
-        shown = document[page - 1]
-        image = shown.render(scale=longest_px / max(shown.get_size())).to_pil().convert("RGB")
-    except pdfium.PdfiumError as error:
-        raise UserError(f"cannot read page {page} of {path.name}: {error}") from None
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
+
+    path: Path
+    page: int  # from 1
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def check(self) -> None:
+        """Raise UserError if the file cannot be opened or has no such page."""
+        self._open()
+
+    def read(self, size: int, /) -> bytes:
+        """Draw the page. Raise UserError as `check` does; `size`, the most bytes wanted, is checked by the reader."""
+        shown = self._open()[self.page - 1]
+        image = shown.render(scale=LONGEST_PX / max(shown.get_size())).to_pil().convert("RGB")
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _open(self) -> Any:
+        pdfium = import_extra("pypdfium2", "documents", "drawing pages of PDF files")
+        if not self.path.is_file():
+            raise UserError(f"no file {self.path}")
+        try:
+            document = pdfium.PdfDocument(self.path)
+        except pdfium.PdfiumError as error:
+            raise UserError(f"cannot open {self.path.name}: {error}") from None
+        if not 1 <= self.page <= len(document):
+            raise UserError(f"{self.path.name} has {len(document)} pages, and page {self.page} is asked for")
+        return document

@@ -18,7 +18,7 @@ from typing import Any
 
 from vl2.data.raw_files import find_files, jsonl_rows
 from vl2.errors import UserError
-from vl2.eval.page_reading import page_protocols, pdf_page
+from vl2.eval.page_reading import PdfPage, page_protocols
 from vl2.eval.public_data import Dataset, checked_rows
 from vl2.eval.score.olmocr import passes
 from vl2.eval.task import DataSource, Item, Result, Score, Task
@@ -57,10 +57,12 @@ def read(task: Task, source: DataSource) -> Iterator[Item]:
         path = folder / "pdfs" / pdf
         if ".." in path.parts:
             raise UserError(f"{pdf} is not a file of {folder / 'pdfs'}")
+        page_image = PdfPage(path, number)
+        page_image.check()
         yield Item(
             id=f"{pdf}-{number}",
             question=PROMPT,
-            images=(pdf_page(path, number),),
+            images=(page_image,),
             gold=tests,
             part=tests[0]["category"],
         )
