@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from vl2 import optional_imports
-from vl2.optional_imports import install_extra, install_packages
+from vl2.errors import UserError
+from vl2.optional_imports import import_extra, install_extra, install_packages
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vl2"
@@ -87,3 +88,18 @@ def test_where_nothing_is_known_the_packages_are_named(monkeypatch: pytest.Monke
 
 def test_packages_are_quoted_where_a_shell_would_read_them_otherwise() -> None:
     assert install_packages("vllm", "ray[data]>=2") == 'pip install vllm "ray[data]>=2"'
+
+
+def test_a_module_of_an_extra_is_imported_or_named_with_the_command_that_installs_it() -> None:
+    assert import_extra("json.decoder", "documents", "scoring").JSONDecoder is json.JSONDecoder
+    with pytest.raises(UserError, match=r"^scoring tables needs no_such_library: pip install .*\[documents\]"):
+        import_extra("no_such_library.part", "documents", "scoring tables")
+
+
+def test_an_installed_module_that_lacks_another_one_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "half_a_library.py").write_text("import no_such_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        import_extra("half_a_library", "documents", "scoring tables")

@@ -18,6 +18,19 @@ from urllib.parse import unquote, urlsplit
 from vl2.errors import UserError
 
 
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """Import a module of an extra. Raise UserError that says `what` needs it and how to install it, if it is missing.
+
+    `what` is the subject of the sentence, such as "scoring tables".
+    """
+    try:
+        return pkgutil.resolve_name(f"{module}:")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise  # the module is there, and something that it needs is not
+        raise UserError(f"{what} needs {module.partition('.')[0]}: {install_extra(extra)}") from None
+
+
 def import_named(path: str, key: str) -> Any:
     """Import the object at MODULE:NAME. Raise UserError, with the recipe's `key` in the message, if that fails."""
     try:

@@ -15,7 +15,7 @@ from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.judge import Judge
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
 from vl2.eval.run_task import EvalOptions, EvalProgress, answers, apply_protocol, run_task
-from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_score
+from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_measure, mean_score
 from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import VLM, load
 from vl2.process.conversation import user_turn
@@ -75,6 +75,24 @@ def test_a_killed_run_goes_on_after_its_last_whole_line(nano: VLM, tmp_path: Pat
     assert sorted(asked) == sorted(json.loads(line)["id"] for line in lines[2:])
     assert (folder / RESULTS).read_bytes() == (whole / RESULTS).read_bytes()
     assert not list(folder.glob("results.*-of-*"))
+
+
+def test_results_of_older_runs_had_no_measures(whole: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (whole / RESULTS).read_text(encoding="utf-8").splitlines()]
+    assert all(line.pop("measures") == {} for line in lines)
+    (tmp_path / RESULTS).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    assert read_results(tmp_path) == read_results(whole)
+
+
+def test_the_measures_of_an_answer_are_kept_and_a_refused_item_counts_as_nothing(nano: VLM) -> None:
+    protocol = replace(
+        undecided_task().protocols["vl2"], score=lambda item, answer: Score(value=0.5, measures={"text": 0.5})
+    )
+    items = [Item(id="good", question="?", gold=["x"]), Item(id="long", question="word " * 5000, gold=["x"])]
+    results = list(answers(nano, protocol, items, batch_size=2))
+    assert {result.id: dict(result.measures) for result in results} == {"good": {"text": 0.5}, "long": {}}
+    assert mean_measure(results, "text") == 0.25
+    assert mean_measure(results, "tables") is None
 
 
 def test_a_finished_run_is_read_and_nothing_is_asked(whole: Path, nano: VLM) -> None:

@@ -60,7 +60,7 @@ class EvalRun:
     """where results and reports are written"""
     source: DataSourceFlags = field(default_factory=DataSourceFlags)
     protocol: OptionalText = None
-    """paper, vlmevalkit or lmms-eval; by default the one that gives the published figure"""
+    """paper, vlmevalkit, lmms-eval, official or deepseek-ocr; by default the one that gives the published figure"""
     limit: OptionalInt = None
     """only so many items: a sample spread over all parts, the same each time; a larger one holds a smaller one"""
     whole: bool = False
@@ -179,7 +179,7 @@ class EvalShow:
     task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
     """a task; `vl2 eval list` shows them"""
     protocol: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
-    """only this one: paper, vlmevalkit, lmms-eval"""
+    """only this one: paper, vlmevalkit, lmms-eval, official, deepseek-ocr"""
     answer: OptionalText = None
     """show how this answer to it is read and scored"""
     source: DataSourceFlags = field(default_factory=DataSourceFlags)

@@ -10,6 +10,7 @@ import io
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 from PIL import Image
 
@@ -58,6 +59,12 @@ def font_folders(data_source: DataSource) -> tuple[str, ...] | None:
     if not data_source.fonts.is_dir():
         raise UserError(f"--fonts {data_source.fonts} is not a folder")
     return (str(data_source.fonts),)
+
+
+def passages_file(data_source: DataSource, language: str) -> str | None:
+    """Return the file of passages in --data, such as text/en.txt, or None for the built-in passages."""
+    path = Path(data_source.data or ".") / "text" / f"{language}.txt"
+    return str(path) if data_source.data is not None and path.is_file() else None
 
 
 def sprite_folder(data_source: DataSource, *names: str) -> str:

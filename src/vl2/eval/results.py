@@ -116,7 +116,7 @@ def read_parts(folder: Path) -> dict[str, Result]:
 
 
 def _lines(path: Path) -> Iterable[Result]:
-    names = [field.name for field in fields(Result)]
+    known = fields(Result)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -124,7 +124,7 @@ def _lines(path: Path) -> Iterable[Result]:
     for line in content.split(b"\n"):
         try:
             values = json.loads(line)
-            yield Result(**{name: values[name] for name in names})
+            yield Result(**{f.name: values[f.name] for f in known if f.name in values or not _has_default(f)})
         except (ValueError, KeyError, TypeError):
             continue  # empty, or incomplete because the process was killed: the item is asked again
 

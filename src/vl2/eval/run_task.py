@@ -94,6 +94,7 @@ def score_reply(protocol: Protocol, item: Item, reply: Reply) -> Result:
         finish_reason=reply.finish_reason,
         prompt_tokens=reply.usage.prompt_tokens,
         completion_tokens=reply.usage.completion_tokens,
+        measures=score.measures,
     )
 
 

@@ -1,7 +1,7 @@
 """The types of a benchmark: a task with its items, the protocols that ask and score them, and results.
 
-Protocols are named `paper`, `vlmevalkit` or `lmms-eval`, or `vl2` for this project's own tasks. The score of an item is
-in 0..1. A metric maps results to named figures, the headline figure first.
+Protocols are named `paper`, `vlmevalkit` or `lmms-eval`, `official` for the benchmark's own program, or `vl2` for this
+project's own tasks. The score of an item is in 0..1. A metric maps results to named figures, the headline figure first.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Score:
     value: float
     read: str = ""
     is_undecided: bool = False  # the harness would ask a judge; `value` is the score without one
+    measures: Mapping[str, float] = field(default_factory=dict)  # further values of the answer, for the task's metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,7 @@ class Result:
     finish_reason: str  # stop, length, or refused if it could not be asked; `read` then has the reason
     prompt_tokens: int
     completion_tokens: int
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,3 +189,13 @@ def mean_score(results: Sequence[Result]) -> dict[str, float]:
 
 def _mean(results: Sequence[Result]) -> float:
     return 100 * sum(r.score for r in results) / len(results) if results else 0.0
+
+
+def mean_measure(results: Sequence[Result], name: str) -> float | None:
+    """Return the mean of a measure over the results that have it, or None if none has it.
+
+    Items that could not be asked count as 0.
+    """
+    found = [result.measures[name] for result in results if name in result.measures]
+    refused = sum(result.finish_reason == REFUSED for result in results)
+    return sum(found) / (len(found) + refused) if found else None

@@ -14,7 +14,10 @@ from vl2.eval.task import DataSource, Item, Protocol, Task
 from vl2.eval.tasks import (
     ai2d,
     chartqa,
+    chartqapro,
+    countbenchqa,
     detect_photos,
+    documents,
     docvqa,
     drawn_values,
     easy_vqa,
@@ -27,11 +30,15 @@ from vl2.eval.tasks import (
     mmt_bench,
     nlvr,
     ocrbench,
+    ocrbench_v2,
+    olmocr_bench,
+    omnidocbench,
     pope,
     realworldqa,
     records,
     refcoco,
     scene_objects,
+    screenspot,
     sroie,
     text_line,
     textvqa,
@@ -44,12 +51,16 @@ PAPERS: tuple[Task, ...] = (
     mme.TASK, mmbench.ENGLISH, mmbench.CHINESE_TASK, mmbench.V11, mmt_bench.TASK, realworldqa.TASK, mathvista.TASK,
     *refcoco.TASKS, pope.TASK,
 )  # fmt: skip
+OTHERS: tuple[Task, ...] = (  # public benchmarks that are not in the paper
+    omnidocbench.TASK, olmocr_bench.TASK, ocrbench_v2.TASK, chartqapro.TASK, countbenchqa.TASK, *screenspot.TASKS,
+)  # fmt: skip
 OURS: tuple[Task, ...] = (
     easy_vqa.TASK, nlvr.TASK, sroie.LINES, sroie.FIELDS_TASK, text_line.ENGLISH, text_line.CHINESE,
     scene_objects.LOCATE, scene_objects.COUNT_TASK, scene_objects.PRESENCE_TASK, drawn_values.CHART, drawn_values.TABLE,
-    emoji_names.ENGLISH, emoji_names.CHINESE, wikitables.TASK, detect_photos.TASK, records.TASK,
+    emoji_names.ENGLISH, emoji_names.CHINESE, wikitables.TASK, detect_photos.TASK, documents.ENGLISH,
+    documents.CHINESE, records.TASK,
 )  # fmt: skip
-TASKS: dict[str, Task] = {task.name: task for task in (*PAPERS, *OURS)}
+TASKS: dict[str, Task] = {task.name: task for task in (*PAPERS, *OTHERS, *OURS)}
 
 
 def find_task(name: str) -> Task:

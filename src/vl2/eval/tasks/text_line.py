@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from random import Random
 
-from vl2.eval.drawn import draw_items, font_folders, item_of
+from vl2.eval.drawn import draw_items, font_folders, item_of, passages_file
 from vl2.eval.protocols import ask, score_exact
 from vl2.eval.score.text_rules import edit_distance, plain
 from vl2.eval.task import DataSource, Item, Protocol, Result, Task, mean_score
@@ -23,8 +22,8 @@ def read_in(language: str) -> Callable[[Task, DataSource], Iterator[Item]]:
             tasks=("line",),
             languages=(language,),
             font_folders=font_folders(data_source),
-            texts_en=_texts(data_source, "en"),
-            texts_zh=_texts(data_source, "zh"),
+            texts_en=passages_file(data_source, "en"),
+            texts_zh=passages_file(data_source, "zh"),
         )
 
         def draw(rng: Random, id: str) -> Item:
@@ -36,12 +35,6 @@ def read_in(language: str) -> Callable[[Task, DataSource], Iterator[Item]]:
         return draw_items(task, draw)
 
     return read
-
-
-def _texts(data_source: DataSource, language: str) -> str | None:
-    """Return the file of passages in --data, such as text/en.txt, or None for the built-in passages."""
-    path = Path(data_source.data or ".") / "text" / f"{language}.txt"
-    return str(path) if data_source.data is not None and path.is_file() else None
 
 
 def line_metric(results: Sequence[Result]) -> dict[str, float]:
