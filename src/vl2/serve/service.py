@@ -143,10 +143,10 @@ class Service:
         async def prepare() -> Prompt:
             await admission.wait(has_images=any(turn.images for turn in turns))
             # The image sources come from clients, so only the loader may open them.
-            arranged = await self._in_thread(lambda: arrange(turns))
+            arranged = await self.in_thread(lambda: arrange(turns))
             loaded = await self._load([turn.images for turn in arranged], admission)
             encode = self.backend.processor.encode
-            sample = await self._in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
+            sample = await self.in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
         return await self._run_unless_aborted(prepare())
@@ -172,7 +172,7 @@ class Service:
 
         async def prepare() -> list[Prompt]:
             await admission.wait(has_images=bool(sources))
-            await self._in_thread(check_places)  # before fetching, check that there is an image for each `<image>`
+            await self.in_thread(check_places)  # before fetching, check that there is an image for each `<image>`
             loaded = await self._load([sources], admission)
             images = loaded.prepared if loaded else None
 
@@ -181,7 +181,7 @@ class Service:
                     return processor.encode_prompt(prompt, sources, prepared=images)
                 return processor.encode_ids(prompt, sources, prepared=images)
 
-            samples = await self._in_thread(lambda: [encode(prompt) for prompt in prompts])
+            samples = await self.in_thread(lambda: [encode(prompt) for prompt in prompts])
             return [Prompt(sample=sample, images=loaded.whole if loaded else ()) for sample in samples]
 
         return await self._run_unless_aborted(prepare())
@@ -204,7 +204,7 @@ class Service:
         finally:
             self._preparing.discard(task)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def open(
