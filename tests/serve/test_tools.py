@@ -168,7 +168,12 @@ def test_an_answer_in_words_stays_one(client: OpenAI, nano: VLM) -> None:
 
 
 def test_boxes_are_possible_beside_tools(client: OpenAI) -> None:
-    asked = {**ASKED, "messages": [user("<|ref|>green house<|/ref|>.", example("scene.png"))], "max_tokens": 48}
+    asked = {
+        **ASKED,
+        "tools": TOOLS[1:],
+        "messages": [user("<|ref|>green house<|/ref|>.", example("scene.png"))],
+        "max_tokens": 48,
+    }
     message = client.chat.completions.create(**asked).choices[0].message
     assert message.boxes  # type: ignore[attr-defined]
 

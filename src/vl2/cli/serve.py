@@ -56,6 +56,8 @@ class Serve:
     """fetch no pictures from the web"""
     allow_private_urls: bool = False
     """fetch pictures from private addresses too: only where every client may see everything that this machine can"""
+    no_tools: bool = False
+    """ignore the functions of requests, in place of describing them to the model"""
     strict: bool = False
     """refuse fields of requests that are unknown or without effect, in place of naming them in a header"""
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = ()
@@ -111,6 +113,7 @@ class Serve:
             allowed_folders=tuple(local_path(folder) for folder in self.allow_files),
             allow_urls=not self.no_urls,
             allow_private_urls=self.allow_private_urls,
+            calls_tools=not self.no_tools,
             strict=self.strict,
             cors_origins=self.cors_origin,
             allowed_hosts=self.allow_host,

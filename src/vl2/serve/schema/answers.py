@@ -12,6 +12,7 @@ class AnswerBox(BaseModel):
 
     label: str
     xyxy_px: list[float] = Field(description="in pixels of the upright image")
+    center_px: list[float] = Field(description="x and y of the center, in pixels of the upright image")
     xyxy_999: list[int] = Field(description="in 999ths of the image's width and height, as the model wrote it")
     image_index: int = Field(description="counted over the conversation, from 0")
 
