@@ -20,6 +20,7 @@ from vl2.cli.flags import (
     option_fields,
     print_json,
 )
+from vl2.cli.log_flags import LogFlags
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,13 +62,16 @@ class Locate:
     model: ModelFlags = field(default_factory=ModelFlags)
     generate: GenerateFlags = field(default_factory=GenerateFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
+    log: LogFlags = field(default_factory=LogFlags)
 
     def run(self) -> None:
         if len(self.images) != 1:
             raise UserError(f"locate takes one image (-i), got {len(self.images)}")
         from vl2.cli.answer import check_drawable, save_drawing
         from vl2.infer.constraint_boxes import WellFormedBoxes
+        from vl2.infer.prompts import locate_prompt
         from vl2.infer.reply import draw_boxes
+        from vl2.process.conversation import user_turn
 
         check_drawable(self.draw, self.images)
         reference = self._reference()
@@ -75,8 +79,10 @@ class Locate:
         options = self.generate.options()
         if self.constrained:
             options = replace(options, constraint=WellFormedBoxes())
+        log = self.log.start("locate", self.model.model)
         check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
+        log.begin()
         if reference is None:
             replies = vlm.locate_all(self.queries, image, **option_fields(options))
         else:
@@ -88,6 +94,12 @@ class Locate:
             for line in self._lines(replies):
                 print(line)
         self._warn(replies)
+        for query, reply in zip(self.queries or ("",), replies, strict=True):
+            if reference is None:
+                turn, names = user_turn(locate_prompt(query, reply.kind), [image]), self.images
+            else:
+                turn, names = user_turn(prompt, [marked, image]), (self.like or "", *self.images)
+            log.add([turn], reply, option_fields(options), names=names)
         if self.draw is not None:
             boxes = [box for reply in replies for box in reply.boxes]
             save_drawing(draw_boxes(image, boxes), self.draw, quiet=self.output.quiet)

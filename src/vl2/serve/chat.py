@@ -59,7 +59,8 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
-        prompt = await service.prepare_chat(form.describe_in(body.turns()), admission)
+        turns = form.describe_in(body.turns())
+        prompt = await service.prepare_chat(turns, admission)
         answers = await service.open(
             [prompt] * num_choices,
             options,
@@ -70,6 +71,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         resources.callback(answers.close)
         texts = [form.answer_text(prompt.sample, service.backend.processor) for _ in range(num_choices)]
         collector = AnswerCollector(service, request, answers, texts)
+        collector.log_answers([turns] * num_choices, options[0])
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
             has_usage = bool(body.stream_options and body.stream_options.include_usage)

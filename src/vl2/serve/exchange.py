@@ -17,9 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 from vl2.infer.engine.request import Output
 from vl2.infer.reply import Reply, Usage
+from vl2.infer.sampling import GenerateOptions
+from vl2.process.conversation import Turn
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.process.tool_calls import ToolCallReader
+from vl2.serve.answer_log import PendingAnswers
 from vl2.serve.api_errors import to_api_error
 from vl2.serve.backend import Answers
 from vl2.serve.request_guard import ClientGone
@@ -126,6 +129,16 @@ class AnswerCollector:
     def __init__(self, service: Service, request: Request, answers: Answers, texts: Sequence[AnswerText]) -> None:
         self._service, self._request, self._answers = service, request, answers
         self.texts = list(texts)
+        self._pending: PendingAnswers | None = None
+
+    def log_answers(self, conversations: Sequence[Sequence[Turn]], options: GenerateOptions) -> None:
+        """Write the answers into the server's log when they have ended, if there is one.
+
+        Each answer belongs to one of `conversations`, which have the same pictures.
+        """
+        if self._service.answer_log is not None:
+            path, model = self._request.url.path, self._request.state.log["model"]
+            self._pending = self._service.answer_log.begin(path, model, conversations, options)
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
         """Yield (index of the answer, new text) until all answers have ended. The text of a token may be empty.
@@ -138,6 +151,8 @@ class AnswerCollector:
         finally:
             self._answers.close()
             self._record()
+            if self._pending is not None and self._service.answer_log is not None:
+                self._service.answer_log.end(self._pending, self.texts)
 
     async def collect(self) -> None:
         async for _ in self.pieces():

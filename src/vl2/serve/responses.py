@@ -43,11 +43,13 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
-        prompt = await service.prepare_chat(answer_form.describe_in(body.turns()), admission)
+        turns = answer_form.describe_in(body.turns())
+        prompt = await service.prepare_chat(turns, admission)
         answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
         resources.callback(answers.close)
         text = answer_form.answer_text(prompt.sample, service.backend.processor)
         collector = AnswerCollector(service, request, answers, [text])
+        collector.log_answers([turns], options)
         head = _head(body, options.max_new_tokens)
         if body.stream:
             numbers = itertools.count()

@@ -22,6 +22,7 @@ from vl2.process.conversation import Turn, arrange
 from vl2.process.messages import released_prompt
 from vl2.process.sample import Sample
 from vl2.serve.admission import DrainState, FairSemaphore
+from vl2.serve.answer_log import ServerLog
 from vl2.serve.api_errors import ApiError
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
@@ -63,8 +64,8 @@ class Admission:
 class Service:
     """The state and the functions that all endpoints share."""
 
-    def __init__(self, backend: Backend, settings: ServerSettings) -> None:
-        self.backend, self.settings = backend, settings
+    def __init__(self, backend: Backend, settings: ServerSettings, answer_log: ServerLog | None = None) -> None:
+        self.backend, self.settings, self.answer_log = backend, settings, answer_log
         self.drain_state = DrainState()
         self.metrics = Metrics()
         self.metrics.watch(self._metric_values)
@@ -92,6 +93,8 @@ class Service:
         self._loader.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.backend.stop()
+        if self.answer_log is not None:
+            await asyncio.to_thread(self.answer_log.close)
 
     async def abort_requests(self) -> None:
         """End every active request with the error that the server is stopping."""
