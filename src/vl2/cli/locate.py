@@ -38,7 +38,7 @@ class Locate:
 
     Examples:
       vl2 locate "green house" -i examples/scene.png --draw boxes.png
-      vl2 locate "green house" "red car" -i examples/scene.png --points
+      vl2 locate "the search field" "the menu" -i screen.png --points --model tiny
       vl2 locate "the submit button" -i screen.png --json --model tiny
       vl2 locate -i shelf.jpg --like mug.jpg --box 40,25,180,210 --model tiny
     """

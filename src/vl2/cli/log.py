@@ -208,7 +208,7 @@ class Log:
     """List, search, export and delete the answers that --log or VL2_LOG has kept.
 
     Examples:
-      vl2 ask "What does the image say?" -i examples/word.png --log answers.db
+      vl2 ask "What is the total?" -i receipt.png --model tiny --log answers.db
       vl2 log list --log answers.db
 
     `vl2 log COMMAND --help` says more.
