@@ -451,10 +451,10 @@ def test_errors_have_openais_codes(server: LiveServer) -> None:
 
 
 TYPES = ["text", "image", "image_url", "input_image", "refusal", "thinking", "message", "reasoning", "function_call",
-         "function_call_output", "json_schema", "allowed_tools"]  # fmt: skip
+         "function_call_output", "json_schema", "allowed_tools", "function", "web_search"]  # fmt: skip
 WORDS = ["", "auto", "none", "user", "tool", *TYPES]
 KEYS = ["type", "role", "content", "text", "name", "function", "arguments", "url", "image", "id", "image_url", "source",
-        "data", "media_type", "output", "call_id", "json_schema", "schema", "mode"]  # fmt: skip
+        "data", "media_type", "output", "call_id", "json_schema", "schema", "mode", "parameters", "tools"]  # fmt: skip
 leaves = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-3, 3) | st.sampled_from(WORDS)
 values: st.SearchStrategy[Any] = st.deferred(
     lambda: leaves | st.lists(values, max_size=2) | st.dictionaries(st.sampled_from(KEYS), values, max_size=3)
@@ -489,7 +489,11 @@ def test_no_value_of_any_field_is_more_than_wrong(model: Any) -> None:
             made = model.model_validate({"model": "nano", name: value, key: given_input})
             list(ignored_fields(made))
             made.options(max_tokens=4)
-            made.prompts() if model is CompletionRequest else made.turns()
+            if model is CompletionRequest:
+                made.prompts()
+            else:
+                made.turns()
+                made.tool_use()
         except (ValidationError, UserError, ApiError):
             return
 

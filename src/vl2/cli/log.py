@@ -138,7 +138,8 @@ class LogExport:
             else:
                 write_whole(local_path(self.out), "".join(f"{line}\n" for line in lines))
             if self.pictures is not None:
-                folder, written = local_path(self.pictures), set()
+                folder = local_path(self.pictures)
+                written: set[str | None] = set()
                 for found in reader.oldest_first():
                     for digest in {picture["sha256"] for picture in found.pictures} - written:
                         content = None if digest is None else reader.picture(digest)

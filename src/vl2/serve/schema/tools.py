@@ -50,7 +50,7 @@ class OtherTool(Lenient):
     model_config = ConfigDict(extra="ignore")
     type: Annotated[str, IgnoredUnless(lambda body, value: False)]
 
-    def tool(self) -> None:
+    def tool(self) -> Tool | None:
         return None
 
 
@@ -145,7 +145,8 @@ def tool_use(
         functions = [tool for given in tools or () if (tool := given.tool()) is not None]
     except UserError as error:
         raise ApiError(400, str(error), param="tools") from None
-    is_required, names = choice == "required", None
+    is_required = choice == "required"
+    names: list[str | None] | None = None
     if isinstance(choice, NamedTool):
         is_required, names = True, [choice.called]
     elif isinstance(choice, AllowedToolsChoice):
