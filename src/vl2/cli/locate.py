@@ -96,9 +96,9 @@ class Locate:
         self._warn(replies)
         for query, reply in zip(self.queries or ("",), replies, strict=True):
             if reference is None:
-                turn, names = user_turn(locate_prompt(query, reply.kind), [image]), self.images
+                turn, names = user_turn(locate_prompt(query, reply.kind), [image]), list(self.images)
             else:
-                turn, names = user_turn(prompt, [marked, image]), (self.like or "", *self.images)
+                turn, names = user_turn(prompt, [marked, image]), [self.like or "", *self.images]
             log.add([turn], reply, option_fields(options), names=names)
         if self.draw is not None:
             boxes = [box for reply in replies for box in reply.boxes]

@@ -39,27 +39,25 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     request.state.log = {"model": body.model}
     num_choices = body.n or 1
     service.check_choices(num_choices)
-    form = await prepare_tools(
-        service,
-        request,
-        body.tool_use(),
-        constraint_of(body.response_format, well_formed_boxes=bool(body.well_formed_boxes)),
-    )
+    use = body.tool_use()
+    constraint = constraint_of(body.response_format, well_formed_boxes=bool(body.well_formed_boxes))
     max_tokens = service.max_tokens(body.max_completion_tokens, body.max_tokens)
-    options = [
-        body.options(
-            max_tokens=max_tokens,
-            stop=body.stop,
-            constraint=form.constraint,
-            choice=i,
-            prediction="" if body.prediction is None else body.prediction.text,
-        )
-        for i in range(num_choices)
-    ]
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
-        turns = form.describe_in(body.turns())
+        turns = body.turns()
+        form = await prepare_tools(service, request, admission, turns, use, constraint)
+        options = [
+            body.options(
+                max_tokens=max_tokens,
+                stop=body.stop,
+                constraint=form.constraint,
+                choice=i,
+                prediction="" if body.prediction is None else body.prediction.text,
+            )
+            for i in range(num_choices)
+        ]
+        turns = form.describe_in(turns)
         prompt = await service.prepare_chat(turns, admission)
         answers = await service.open(
             [prompt] * num_choices,

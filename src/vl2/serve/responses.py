@@ -36,14 +36,16 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     form = body.text.format if body.text else None
-    answer_form = await prepare_tools(
-        service, request, body.tool_use(), constraint_of(form, well_formed_boxes=bool(body.well_formed_boxes))
-    )
-    options = body.options(max_tokens=service.max_tokens(body.max_output_tokens), constraint=answer_form.constraint)
+    use = body.tool_use()
+    constraint = constraint_of(form, well_formed_boxes=bool(body.well_formed_boxes))
+    max_tokens = service.max_tokens(body.max_output_tokens)
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
-        turns = answer_form.describe_in(body.turns())
+        turns = body.turns()
+        answer_form = await prepare_tools(service, request, admission, turns, use, constraint)
+        options = body.options(max_tokens=max_tokens, constraint=answer_form.constraint)
+        turns = answer_form.describe_in(turns)
         prompt = await service.prepare_chat(turns, admission)
         answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
         resources.callback(answers.close)

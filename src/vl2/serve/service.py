@@ -50,11 +50,15 @@ class Admission:
     def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
         self._service, self._resources = service, resources
         self.client = client
+        self._is_admitted = False
 
     async def wait(self, *, has_images: bool) -> None:
-        """Wait for a permit. Call this once per request, because waiting for a second permit could deadlock."""
+        """Wait for a permit. Later calls return at once, because waiting for a second permit could deadlock."""
+        if self._is_admitted:
+            return
         semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
         await self._resources.enter_async_context(semaphore.hold(self.client))
+        self._is_admitted = True
 
     async def reserve_memory(self, num_bytes: int) -> None:
         """Wait until `num_bytes` are free for the request's images, and reserve them. Call this once per request."""
@@ -152,7 +156,7 @@ class Service:
             sample = await self.in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
-        return await self._run_unless_aborted(prepare())
+        return await self.run_unless_aborted(prepare())
 
     async def prepare_prompts(
         self, prompts: Sequence[str | Sequence[int]], sources: Sequence[str], admission: Admission
@@ -187,13 +191,14 @@ class Service:
             samples = await self.in_thread(lambda: [encode(prompt) for prompt in prompts])
             return [Prompt(sample=sample, images=loaded.whole if loaded else ()) for sample in samples]
 
-        return await self._run_unless_aborted(prepare())
+        return await self.run_unless_aborted(prepare())
 
     async def _load(self, messages: Sequence[Sequence[object]], admission: Admission) -> LoadedImages | None:
         sources = [[source for source in message if isinstance(source, str)] for message in messages]
         return await self._loader.load(sources, admission.client, admission) if any(sources) else None
 
-    async def _run_unless_aborted(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run_unless_aborted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do a part of the preparation of a request. Raise EngineStopped if the server ends requests meanwhile."""
         task = asyncio.create_task(work)
         self._preparing.add(task)
         try:
