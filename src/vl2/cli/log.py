@@ -209,8 +209,9 @@ class Log:
     """List, search, export and delete the answers that --log or VL2_LOG has kept.
 
     Examples:
-      vl2 ask "What is the total?" -i receipt.png --model tiny --log answers.db
       vl2 log list --log answers.db
+      vl2 log search total --log answers.db
+      vl2 ask "What is the total?" -i receipt.png --model tiny --log answers.db
 
     `vl2 log COMMAND --help` says more.
     """
