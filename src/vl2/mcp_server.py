@@ -149,8 +149,9 @@ class Tools:
 
     def locate(self, image: str, queries: Sequence[str]) -> dict[str, Any]:
         picture = self._picture(image)
-        found = {query: self._vlm.locate(query, picture, constrained=True) for query in queries}
-        return {"size": list(picture.size), "found": {query: list(map(_box, boxes)) for query, boxes in found.items()}}
+        replies = self._vlm.locate_all(queries, picture, constrained=True)
+        found = {query: list(map(_box, reply.boxes)) for query, reply in zip(queries, replies, strict=True)}
+        return {"size": list(picture.size), "found": found}
 
     def describe(self, image: str) -> str:
         return self._vlm.describe(self._picture(image), max_new_tokens=self._max_tokens, max_repeats=8).text
@@ -191,8 +192,4 @@ class Tools:
 
 
 def _box(box: Box) -> dict[str, Any]:
-    x0, y0, x1, y1 = box.xyxy_px
-    return {
-        "box_px": [round(v, 1) for v in box.xyxy_px],
-        "point_px": [round((x0 + x1) / 2, 1), round((y0 + y1) / 2, 1)],
-    }
+    return {"box_px": [round(v, 1) for v in box.xyxy_px], "point_px": [round(v, 1) for v in box.center_px]}

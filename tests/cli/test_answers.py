@@ -173,6 +173,9 @@ class FixedAnswer:
         usage = Usage(prompt_tokens=1, visual_tokens=1, completion_tokens=1)
         return Reply(text=self.text, token_ids=(1,), finish_reason="stop", usage=usage, image_sizes=(image.size,))
 
+    def locate_all(self, queries: Sequence[str], image: Image.Image, **options: Any) -> list[Reply]:
+        return [self.chat(query, [image]) for query in queries]
+
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
@@ -195,9 +198,29 @@ def test_boxes_come_as_json_with_both_scales(vl2, answering):
     assert boxes[0] == {
         "label": "a red\nmug",
         "xyxy_px": [0.0, 0.0, 320.3, 480.0],
+        "center_px": [160.2, 240.0],
         "xyxy_999": [0, 0, 500, 999],
         "image_index": 0,
     }
+
+
+def test_points_are_the_pixels_in_the_centers(vl2, answering):
+    answering(TWO_BOXES)
+    ran = vl2("locate", "a red mug", "-i", PHOTO, "--points")
+    assert (ran.code, ran.out, ran.err) == (0, "160 240 a red mug\n639 479 a red mug\n", "")
+
+
+def test_several_queries_are_answered_in_order(vl2, answering):
+    answering(TWO_BOXES)
+    ran = vl2("locate", "a red mug", "a cup", "-i", PHOTO)
+    assert ran.out == "0.0 0.0 320.3 480.0 a red mug\n640.0 480.0 640.0 480.0 a red mug\n" * 2
+    answers = json.loads(vl2("locate", "a red mug", "a cup", "-i", PHOTO, "--json").out)["answers"]
+    assert [answer.pop("query") for answer in answers] == ["a red mug", "a cup"]
+    assert answers[0] == answers[1] == json.loads(vl2("locate", "a red mug", "-i", PHOTO, "--json").out)
+    answering("I see no mug.")
+    assert vl2("locate", "a", "b", "-i", PHOTO).err == "".join(
+        f"vl2: {query}: nothing located; the model said: I see no mug.\n" for query in "ab"
+    )
 
 
 def test_boxes_are_drawn(vl2, answering, tmp_path):

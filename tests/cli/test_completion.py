@@ -61,7 +61,7 @@ def test_bash_completes_commands_options_choices_and_files(vl2, tmp_path: Path) 
         return {*done.stdout.splitlines()} - {""}
 
     assert set(COMMANDS) <= offered("")
-    assert offered("lo") == {"locate"}
+    assert offered("loc") == {"locate"}
     assert offered("models", "re") == {"remove"}
     assert offered("ask", "--te") == {"--temperature"}
     assert offered("ask", "What?", "-i", "ba") == {"bars.png"}

@@ -44,6 +44,7 @@ def test_an_answer_fits_the_schema_in_a_file(vl2, tmp_path):
     ("arguments", "says"),
     [
         (("locate", "-i", PHOTO), "the query is empty: say what to locate"),
+        (("locate", "a dog", " ", "-i", PHOTO), "the query is empty: say what to locate"),
         (("locate", "-i", PHOTO, "--like", PHOTO), "--like and --box belong together"),
         (("locate", "-i", PHOTO, "--box", "1,2,3,4"), "--like and --box belong together"),
         (("locate", "a dog", "-i", PHOTO, "--like", PHOTO, "--box", "1,2,3,4"), "got both"),

@@ -36,6 +36,7 @@ NOT_RUN = (
     "finetune",
     "plan",
     "assemble",
+    "log",
     "models remove",
 )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.reference import IMAGES, reference_vlm
 from vl2.errors import UserError
+from vl2.infer.prefill import Reuse
 from vl2.infer.prompts import locate_like_prompt, mark_object
-from vl2.process.grounding import parse_strict
+from vl2.process.grounding import Box, parse_strict
 
 PHOTO = IMAGES / "photo640x480.png"
 
@@ -39,6 +42,42 @@ def test_like_another_object_is_the_same_as_asking_about_both_images() -> None:
     reply = vlm.chat(locate_like_prompt(), [marked, PHOTO], max_new_tokens=40)
     assert vlm.locate_like(PHOTO, (10, 10, 200, 150), PHOTO, max_new_tokens=40) == reply.boxes
     assert locate_like_prompt().startswith("<|grounding|>")
+
+
+@pytest.mark.parametrize("encoder_bytes", [0, 64 << 20])
+def test_many_queries_encode_the_image_once_and_change_no_answer(
+    encoder_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm = reference_vlm("base")
+    encode, passes = vlm.runner.encode, []
+
+    def count(*arguments: Any) -> Any:
+        passes.append(arguments)
+        return encode(*arguments)
+
+    monkeypatch.setattr(vlm.runner, "encode", count)
+    options: dict[str, Any] = {"constrained": True, "max_new_tokens": 40}
+    queries = ["a cup", "the red car", "a cup", "a dog"]
+    monkeypatch.setattr(vlm, "reuse", Reuse(encoder_bytes=0, prefix_bytes=0))
+    single = [vlm.locate(query, PHOTO, **options) for query in queries]
+    assert passes
+    assert len(passes) % len(queries) == 0
+    num_passes = len(passes) // len(queries)
+    passes.clear()
+    monkeypatch.setattr(vlm, "reuse", Reuse(encoder_bytes=encoder_bytes, prefix_bytes=0))
+    assert [reply.boxes for reply in vlm.locate_all(queries, PHOTO, **options)] == single
+    assert len(passes) == num_passes
+
+
+@pytest.mark.parametrize("queries", [[], "a cup", ["a cup", ""]])
+def test_queries_are_a_list_of_descriptions(queries: Any) -> None:
+    with pytest.raises(UserError, match="quer"):
+        reference_vlm("base").locate_all(queries, PHOTO)
+
+
+def test_the_center_of_a_box_is_in_pixels() -> None:
+    box = Box(label="a", xyxy_999=(0, 0, 1, 1), xyxy_px=(10.0, 20.0, 31.0, 80.0), image_index=0)
+    assert box.center_px == (20.5, 50.0)
 
 
 def test_constrained_answers_are_read_by_the_strict_parser() -> None:

@@ -50,6 +50,10 @@ def _image(make: Callable[[], str]) -> Callable[[], bytes]:
     return lambda: _encoded({"model": "nano", "messages": [user("Look", make())], "max_tokens": 2})
 
 
+def _function(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **fields}}
+
+
 def _raw(data: bytes) -> Callable[[], bytes]:
     return lambda: data
 
@@ -315,8 +319,26 @@ VALUES = [
     _case("values", "an empty stop text", "stop", _chat(stop="")),
     _case("values", "21 likeliest tokens", "top_logprobs", _chat(logprobs=True, top_logprobs=21)),
     _case("values", "an unknown field", "", _chat(run_as="root"), 200),
-    _case("values", "tools", "", _chat(tools=[{"type": "function"}]), 200),
-    _case("values", "a call of a tool that is required", "calls no tools", _chat(tool_choice="required")),
+    _case("values", "a search of the web as tool", "", _chat(tools=[{"type": "web_search"}]), 200),
+    _case("values", "a tool without a function", "function: Field required", _chat(tools=[{"type": "function"}])),
+    _case("values", "a tool without a type", "a tool needs a type", _chat(tools=[{"function": {"name": "f"}}])),
+    _case("values", "a function's name with a line break", "the name of a function", _chat(tools=[_function("a\nb")])),
+    _case("values", "a function twice", "the function f is given twice", _chat(tools=[_function("f"), _function("f")])),
+    _case("values", "129 functions", "at most 128 items", _chat(tools=[_function(f"f{i}") for i in range(129)])),
+    _case("values", "functions of a million characters", "may take 100000 characters",
+          _chat(tools=[_function("f", description="x" * 1_000_000)])),
+    _case("values", "arguments that are a list", 'must have "type": "object"',
+          _chat(tools=[_function("f", parameters={"type": "array"})])),
+    _case("values", "arguments by a keyword that cannot be enforced", "the parameters of f",
+          _chat(tools=[_function("f", parameters={"type": "object", "not": {}})])),
+    _case("values", "arguments of a schema at another address", "the parameters of f",
+          _chat(tools=[_function("f", parameters={"$ref": "http://169.254.169.254/schema.json"})])),
+    _case("values", "a call that is required, of no function", "tools has no function", _chat(tool_choice="required")),
+    _case("values", "a call of a function that is not there", "tools has no function 'g'",
+          _chat(tools=[_function("f")], tool_choice={"type": "function", "function": {"name": "g"}})),
+    _case("values", "a choice of another kind", "tool_choice", _chat(tools=[_function("f")], tool_choice="perhaps")),
+    _case("values", "a required call of one token", "",
+          _chat(tools=[_function("f")], tool_choice="required", max_tokens=1), 200),
     _case("values", "a name of 60,000 characters that no header could hold", "",
           _chat(**{"\r\nSet-Cookie: é" + "x" * 60_000: 1}), 200),
     _case("values", "20,000 unknown fields", "", _chat(**{f"x{i}": 1 for i in range(20_000)}), 200),

@@ -16,6 +16,7 @@ import uvicorn
 
 from vl2.infer.engine.scheduler import EngineLimits
 from vl2.infer.vlm import VLM
+from vl2.serve.answer_log import ServerLog
 from vl2.serve.app import make_app
 from vl2.serve.backend import Backend
 from vl2.serve.engine_backend import EngineBackend
@@ -54,13 +55,17 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
 
 @contextmanager
 def serving(
-    backend: Backend, settings: ServerSettings, *, send_buffer_bytes: int | None = None
+    backend: Backend,
+    settings: ServerSettings,
+    *,
+    send_buffer_bytes: int | None = None,
+    answer_log: ServerLog | None = None,
 ) -> Iterator[LiveServer]:
     listener = bind("127.0.0.1", 0)
     if send_buffer_bytes is not None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     port = listener.getsockname()[1]
-    app = make_app(backend, settings)
+    app = make_app(backend, settings, answer_log)
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,

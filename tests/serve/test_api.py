@@ -49,10 +49,10 @@ def test_a_key_is_asked_for_where_one_is_set(nano: VLM) -> None:
 
 
 def test_what_constraints_need_of_the_vocabulary_is_built_before_the_first_request(nano: VLM) -> None:
-    constraint._tokenizer.cache_clear()
+    constraint.llguidance_tokenizer.cache_clear()
     constraint_boxes._vocabulary.cache_clear()
     with serving(engine_backend(nano), ServerSettings(name="nano")):
-        assert constraint._tokenizer.cache_info().currsize == 1
+        assert constraint.llguidance_tokenizer.cache_info().currsize == 1
         assert constraint_boxes._vocabulary.cache_info().currsize == 1
 
 

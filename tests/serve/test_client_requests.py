@@ -94,7 +94,7 @@ def test_fields_without_effect_are_named_and_change_nothing(server: LiveServer) 
     assert IGNORED not in plain.headers
     ignored = {
         "run_as": "root",
-        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tools": [{"type": "web_search", "search_context_size": "low"}],
         "reasoning_effort": "low",
         "messages": [{**HELLO["messages"][0], "id": "m1"}],  # type: ignore[index]
         "wörd, two\r\n": 1,
@@ -102,7 +102,7 @@ def test_fields_without_effect_are_named_and_change_nothing(server: LiveServer) 
     for is_stream in (False, True):
         answer = server.post(CHAT, {**HELLO, **ignored, "stream": is_stream})
         named = answer.headers[IGNORED].split(", ")
-        assert sorted(named) == ["messages[].id", "reasoning_effort", "run_as", "tools", "w?rd??two??"]
+        assert sorted(named) == ["messages[].id", "reasoning_effort", "run_as", "tools[].type", "w?rd??two??"]
     assert text_of(server, **ignored) == plain.json()["choices"][0]["message"]["content"]
 
 
@@ -129,7 +129,8 @@ def test_the_header_is_bounded_whatever_the_names_are(server: LiveServer) -> Non
     "fields",
     [
         {"run_as": "root"},
-        {"tools": [{"type": "function"}]},
+        {"tools": [{"type": "web_search"}]},
+        {"functions": [{"name": "f"}]},
         {"reasoning_effort": "high"},
         {"stream_options": {"continuous_usage_stats": True}},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {}}]}]},
@@ -244,7 +245,8 @@ def test_messages_in_any_order_become_turns(server: LiveServer, messages: Any, p
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
 REPLAYED = (
-    "<|User|>: Weather?\n\n<|Assistant|>:Let me see.\nCall of get_weather: {\"city\": \"Paris\"}<eos>"
+    "<|User|>: Weather?\n\n<|Assistant|>:Let me see.\n"
+    '<tool_call>{"name": "get_weather", "arguments": {"city": "Paris"}}</tool_call><eos>'
     "<|User|>: Result of get_weather: 22 degrees\nAnd Rome?\n\n<|Assistant|>:"
 )  # fmt: skip
 
@@ -449,10 +451,10 @@ def test_errors_have_openais_codes(server: LiveServer) -> None:
 
 
 TYPES = ["text", "image", "image_url", "input_image", "refusal", "thinking", "message", "reasoning", "function_call",
-         "function_call_output", "json_schema", "allowed_tools"]  # fmt: skip
+         "function_call_output", "json_schema", "allowed_tools", "function", "web_search"]  # fmt: skip
 WORDS = ["", "auto", "none", "user", "tool", *TYPES]
 KEYS = ["type", "role", "content", "text", "name", "function", "arguments", "url", "image", "id", "image_url", "source",
-        "data", "media_type", "output", "call_id", "json_schema", "schema", "mode"]  # fmt: skip
+        "data", "media_type", "output", "call_id", "json_schema", "schema", "mode", "parameters", "tools"]  # fmt: skip
 leaves = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-3, 3) | st.sampled_from(WORDS)
 values: st.SearchStrategy[Any] = st.deferred(
     lambda: leaves | st.lists(values, max_size=2) | st.dictionaries(st.sampled_from(KEYS), values, max_size=3)
@@ -487,7 +489,11 @@ def test_no_value_of_any_field_is_more_than_wrong(model: Any) -> None:
             made = model.model_validate({"model": "nano", name: value, key: given_input})
             list(ignored_fields(made))
             made.options(max_tokens=4)
-            made.prompts() if model is CompletionRequest else made.turns()
+            if model is CompletionRequest:
+                made.prompts()
+            else:
+                made.turns()
+                made.tool_use()
         except (ValidationError, UserError, ApiError):
             return
 

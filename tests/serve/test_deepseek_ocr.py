@@ -69,7 +69,7 @@ def test_an_answer_has_blocks_and_markdown_as_the_description_of_the_api_says(re
         ("image", [0, 500, 999, 999]),
     ]
     described = httpx.get(f"{reader.url}/openapi.json").json()["components"]["schemas"]
-    assert set(described["AnswerMessage"]["properties"]) == set(message)
+    assert set(described["AnswerMessage"]["properties"]) == {*message, "tool_calls"}
     assert set(described["AnswerBlock"]["properties"]) == set(message["blocks"][0])
     assert set(described["ChatCompletion"]["properties"]) == set(answer)
 

@@ -239,10 +239,9 @@ def test_errors_are_of_the_kinds_that_the_client_knows(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match=r"maximum context length is (4096|8192|32768) tokens") as long:
         client.chat.completions.create(model="nano", messages=[user("word " * 40_000)])
     assert long.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="calls no tools"):
+    with pytest.raises(openai.BadRequestError, match="tools has no function"):
         client.chat.completions.create(
             model="nano",
             messages=[user("Hello")],
-            tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
             tool_choice="required",
         )

@@ -20,6 +20,7 @@ class ScriptedBackend:
         self.processor = processor
         self.max_context = 4096
         self.is_ready = True
+        self.calls_tools = False
         self.needs_images = True  # so that tests see what was sent
         self.reset()
 

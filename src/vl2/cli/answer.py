@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vl2.batch_job.item import BatchItem
+    from vl2.cli.log_flags import CommandLog
     from vl2.infer.constraint import Constraint
 
 
@@ -101,28 +102,39 @@ def answer(
     question: str,
     images: Sequence[Image.Image],
     *,
+    log: CommandLog,
+    names: Sequence[str],
     system: str | None = None,
     draw: str | None = None,
     constraint: Constraint | None = None,
 ) -> None:
-    """Answer one question and print the answer: text as a stream, JSON when it is complete."""
+    """Answer one question and print the answer: text as a stream, JSON when it is complete.
+
+    `names` are the paths or URLs of the images, for the log.
+    """
     from vl2.infer.constraint import JsonSchema, check_whole
+    from vl2.process.conversation import one_question
 
     options = option_fields(replace(generate.options(), constraint=constraint))
     check_answer_length(model, generate, quiet=output.quiet)
     vlm = model.load(quiet=output.quiet)
+    log.begin()
     # Incomplete JSON is of no use, so it is not streamed.
     if output.json or isinstance(constraint, JsonSchema):
         reply = vlm.chat(question, images, system=system, **options)
-        check_whole(constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
-        if output.json:
-            print_json(reply.to_dict())
-        else:
-            print(reply.text, flush=True)
+        try:
+            check_whole(constraint, reply.text, reply.finish_reason, reply.usage.completion_tokens)
+            if output.json:
+                print_json(reply.to_dict())
+            else:
+                print(reply.text, flush=True)
+        finally:
+            log.add(one_question(question, images, system), reply, options, names=names)
     else:
         stream = vlm.stream(question, images, system=system, **options)
         print_stream(stream)
         reply = stream.reply
+        log.add(one_question(question, images, system), reply, options, names=names)
     if draw is not None:
         save_drawing(reply.draw(images[-1]), draw, quiet=output.quiet)
 

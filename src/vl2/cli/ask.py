@@ -18,6 +18,7 @@ from vl2.cli.flags import (
     read_schema,
     read_text,
 )
+from vl2.cli.log_flags import LogFlags
 from vl2.errors import UserError
 
 
@@ -45,6 +46,7 @@ class Ask:
     model: ModelFlags = field(default_factory=ModelFlags)
     generate: GenerateFlags = field(default_factory=GenerateFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
+    log: LogFlags = field(default_factory=LogFlags)
 
     def run(self) -> None:
         from vl2.cli.answer import answer, check_drawable
@@ -61,6 +63,8 @@ class Ask:
             self.output,
             question,
             images,
+            log=self.log.start("ask", self.model.model),
+            names=self.images,
             system=self.system,
             draw=self.draw,
             constraint=constraint,
@@ -87,6 +91,7 @@ class Describe:
     model: ModelFlags = field(default_factory=ModelFlags)
     generate: GenerateFlags = field(default_factory=GenerateFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
+    log: LogFlags = field(default_factory=LogFlags)
 
     def run(self) -> None:
         if len(self.images) != 1:
@@ -99,4 +104,14 @@ class Describe:
         images = open_images(self.images)
         question = describe_prompt(grounded=self.grounded, kind=self.model.kind(quiet=self.output.quiet))
         constraint = WellFormedBoxes() if self.constrained else None
-        answer(self.model, self.generate, self.output, question, images, draw=self.draw, constraint=constraint)
+        answer(
+            self.model,
+            self.generate,
+            self.output,
+            question,
+            images,
+            log=self.log.start("describe", self.model.model),
+            names=self.images,
+            draw=self.draw,
+            constraint=constraint,
+        )

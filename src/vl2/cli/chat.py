@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from vl2.cli.flags import (
     option_fields,
     print_json,
 )
+from vl2.cli.log_flags import CommandLog, LogFlags
 from vl2.errors import UserError
 from vl2.files import is_url, local_path
 
@@ -58,12 +60,14 @@ class Chat:
     model: ModelFlags = field(default_factory=ModelFlags)
     generate: GenerateFlags = field(default_factory=GenerateFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
+    log: LogFlags = field(default_factory=LogFlags)
 
     def run(self) -> None:
         if "-" in self.images:
             raise UserError("chat reads questions from stdin: an image must be a path or URL")
         images = open_images(self.images)
         options = self.generate.options()
+        log = self.log.start("chat", self.model.model)
         check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
         if sys.stdin is None:
@@ -72,7 +76,11 @@ class Chat:
         if not is_terminal and isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="strict")
         loop = ChatLoop(
-            vlm.session(system=self.system), options, as_json=self.output.json, stops_on_interrupt=not is_terminal
+            vlm.session(system=self.system),
+            options,
+            as_json=self.output.json,
+            stops_on_interrupt=not is_terminal,
+            log=log,
         )
         for name, image in zip(self.images, images, strict=True):
             loop.attach(name, image)
@@ -86,12 +94,19 @@ class ChatLoop:
     """The loop of a chat. Each input line is a command or a question."""
 
     def __init__(
-        self, session: Session, options: GenerateOptions, *, as_json: bool = False, stops_on_interrupt: bool = False
+        self,
+        session: Session,
+        options: GenerateOptions,
+        *,
+        as_json: bool = False,
+        stops_on_interrupt: bool = False,
+        log: CommandLog | None = None,
     ) -> None:
         self._session = session
         self._options = options
         self._as_json = as_json
         self._stops_on_interrupt = stops_on_interrupt  # Ctrl-C ends a script; on a terminal it only stops the answer
+        self._log, self._conversation = log, uuid.uuid4().hex
         self._attached: list[Image.Image] = []
         self._names: dict[int, str] = {}  # id() of each image in the conversation -> its name, for /save
 
@@ -130,6 +145,7 @@ class ChatLoop:
             self._attach(argument)
         elif command == "/clear":
             self._session.clear()
+            self._conversation = uuid.uuid4().hex
             self._attached.clear()
             self._names.clear()
             print("cleared", file=sys.stderr)
@@ -159,6 +175,8 @@ class ChatLoop:
     def _ask(self, question: str) -> None:
         # The session keeps a stopped turn if a part of its answer was generated. Only then are its images used up.
         before = len(self._session.messages)
+        if self._log is not None:
+            self._log.begin()
         try:
             if self._as_json:
                 reply = self._session.ask(question, self._attached, **option_fields(self._options))
@@ -171,6 +189,15 @@ class ChatLoop:
             print("[stopped]", file=sys.stderr)
         if len(self._session.messages) > before:
             self._attached = []
+            self._write_log()
+
+    def _write_log(self) -> None:
+        if self._log is None or (reply := self._session.reply) is None:
+            return
+        turns = self._session.turns[:-1]
+        names = [self._names.get(id(source), "") for turn in turns for source in turn.images]
+        options = option_fields(self._options)
+        self._log.add(turns, reply, options, names=names, conversation=self._conversation)
 
     def _print_answer(self, question: str) -> None:
         pieces = self._session.stream(question, self._attached, **option_fields(self._options))

@@ -27,6 +27,7 @@ from vl2.cli.finetune import Finetune
 from vl2.cli.help_text import columns, described, wrapped
 from vl2.cli.inspect import Inspect
 from vl2.cli.locate import Locate
+from vl2.cli.log import LOG_COMMANDS, Log
 from vl2.cli.mcp import Mcp
 from vl2.cli.models import MODELS_COMMANDS, Models, ModelsList
 from vl2.cli.plan import Plan
@@ -55,6 +56,7 @@ SECTIONS: dict[str, dict[str, type[Command]]] = {
         "batch": Batch,
         "serve": Serve,
         "mcp": Mcp,
+        "log": Log,
     },
     "Models": {
         "models": Models,
@@ -82,6 +84,7 @@ COMMANDS = {name: kind for section in SECTIONS.values() for name, kind in sectio
 GROUPS: dict[str, Mapping[str, type[Command]]] = {
     "data": DATA_COMMANDS,
     "eval": EVAL_COMMANDS,
+    "log": LOG_COMMANDS,
     "models": MODELS_COMMANDS,
     "train": TRAIN_COMMANDS,
 }

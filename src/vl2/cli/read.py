@@ -19,6 +19,7 @@ from vl2.cli.flags import (
     option_fields,
     print_json,
 )
+from vl2.cli.log_flags import LogFlags
 from vl2.errors import UserError
 from vl2.files import local_path
 
@@ -55,6 +56,7 @@ class Read:
     model: ModelFlags = field(default_factory=ModelFlags)
     generate: BatchFlags = field(default_factory=BatchFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
+    log: LogFlags = field(default_factory=LogFlags)
 
     def run(self) -> None:
         from vl2.batch_job.exports import file_stems
@@ -74,11 +76,14 @@ class Read:
         self.model.check()
         for item in items:  # report unreadable files before the model is loaded
             _check_readable(item)
+        log = self.log.start("read", self.model.model)
         check_answer_length(self.model, self.generate, quiet=self.output.quiet)
         vlm = self.model.load(quiet=self.output.quiet)
         stems = file_stems(item.id for item in items)
         for number, item in enumerate(items):
             request = item.read()
+            names = [source if isinstance(source, str) else item.id for source in request.images]
+            log.begin()
             if number and not self.output.json:
                 print()
             if len(items) > 1 and not (self.output.quiet or self.output.json):
@@ -86,10 +91,12 @@ class Read:
             if kind == "DeepSeek-VL2" and not self.output.json:
                 stream = vlm.stream(prompt, request.images, **option_fields(request.options))
                 print_stream(stream)
+                log.add(request.turns, stream.reply, option_fields(request.options), names=names)
                 self._draw(stream.reply, request, stems[item.id])
                 continue
             # The tags of blocks are taken out of the whole answer.
             reply = vlm.chat(prompt, request.images, **option_fields(request.options))
+            log.add(request.turns, reply, option_fields(request.options), names=names)
             page = self._page(reply, request, stems[item.id])
             if self.output.json:
                 print_json({"id": item.id, **item.about, **page, "finish_reason": reply.finish_reason}, indent=None)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from vl2.cli.flags import ModelFlags, OptionalInt, OptionalText, OutputFlags
+from vl2.cli.log_flags import LogFlags, log_file
 from vl2.errors import UserError
 from vl2.files import local_path
 from vl2.optional_imports import install_extra
 
 if TYPE_CHECKING:
+    from vl2.serve.answer_log import ServerLog
     from vl2.serve.backend import Backend
     from vl2.serve.settings import ServerSettings
 
@@ -56,6 +58,8 @@ class Serve:
     """fetch no pictures from the web"""
     allow_private_urls: bool = False
     """fetch pictures from private addresses too: only where every client may see everything that this machine can"""
+    no_tools: bool = False
+    """ignore the functions of requests, in place of describing them to the model"""
     strict: bool = False
     """refuse fields of requests that are unknown or without effect, in place of naming them in a header"""
     allow_host: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME"), tyro.conf.UseAppendAction] = ()
@@ -78,6 +82,7 @@ class Serve:
     """how long accepted requests may go on after SIGTERM"""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     output: OutputFlags = field(default_factory=OutputFlags)
+    log: LogFlags = field(default_factory=LogFlags)
 
     def run(self) -> None:
         try:
@@ -94,10 +99,11 @@ class Serve:
         if self.vllm_arg and self.engine != "vllm":
             raise UserError("--vllm-arg is for --engine vllm")
         settings = self._settings()
+        answer_log = self._answer_log()
         listener = bind(self.host, self.port)
         set_up_logs(self.log_level)
         backend = self._vllm(settings) if self.engine == "vllm" else self._own(settings)
-        run_server(make_app(backend, settings), listener)
+        run_server(make_app(backend, settings, answer_log), listener)
 
     def _settings(self) -> ServerSettings:
         from vl2.serve.settings import RequestLimits, ServerSettings
@@ -111,6 +117,7 @@ class Serve:
             allowed_folders=tuple(local_path(folder) for folder in self.allow_files),
             allow_urls=not self.no_urls,
             allow_private_urls=self.allow_private_urls,
+            calls_tools=not self.no_tools,
             strict=self.strict,
             cors_origins=self.cors_origin,
             allowed_hosts=self.allow_host,
@@ -126,6 +133,15 @@ class Serve:
                 default_max_tokens=self.default_max_tokens,
             ),
         )
+
+    def _answer_log(self) -> ServerLog | None:
+        from vl2.serve.answer_log import ServerLog
+
+        file = log_file(self.log.log)
+        if file is None:
+            self.log.check()
+            return None
+        return ServerLog(file, keeps_bytes=self.log.log_pictures)
 
     def _model_name(self) -> str:
         path = local_path(self.model.model)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vl2.errors import UserError
-from vl2.infer.constraint import JsonSchema
+from vl2.infer.constraint import JsonSchema, close_schema
 from vl2.optional_imports import import_named, install_extra
 
 MAX_NAMED_FIELDS = 100  # fields that the question names
@@ -31,7 +31,7 @@ class Target:
     @property
     def constraint(self) -> JsonSchema:
         """The schema without properties that it does not name, which a model that is lost would add forever."""
-        closed = _closed(self.schema)
+        closed = close_schema(self.schema)
         assert isinstance(closed, dict)
         return JsonSchema(closed)
 
@@ -103,19 +103,6 @@ def _read_schema(path: Path) -> Mapping[str, Any]:
     if not isinstance(schema, dict):
         raise UserError(f"{path} must hold a JSON schema, which is an object, got {type(schema).__name__}")
     return schema
-
-
-def _closed(schema: object) -> object:
-    """Forbid properties beside the named ones in every object that says nothing about them."""
-    if isinstance(schema, list):
-        return [_closed(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    # The parts of allOf describe one object together, so none of them may forbid what another names.
-    closed = {str(key): part if key == "allOf" else _closed(part) for key, part in schema.items()}
-    if isinstance(schema.get("properties"), Mapping) and "allOf" not in schema and "type" in schema:
-        closed.setdefault("additionalProperties", False)
-    return closed
 
 
 def _validator(schema: Mapping[str, Any]) -> Any:

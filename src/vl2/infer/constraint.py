@@ -92,7 +92,7 @@ class JsonSchema:
             raise UserError(f"the JSON schema must have at most {MAX_SCHEMA_CHARS} characters, got {len(self.text)}")
         self.outline = _outline(schema)
         self._grammar: str = llguidance.LLMatcher.grammar_from_json_schema(self.text, overrides=JSON_STYLE)
-        _check(llguidance.LLMatcher.validate_grammar(self._grammar))
+        check_grammar(self._grammar)
 
     def __repr__(self) -> str:
         return f"JsonSchema({self.text})"
@@ -105,9 +105,7 @@ class JsonSchema:
 
     def start(self, tokenizer: Tokenizer, max_new_tokens: int) -> JsonState:
         del max_new_tokens  # a cut-off answer gets the finish reason "length", as without a schema
-        matcher = _library().LLMatcher(_tokenizer(tokenizer), self._grammar, log_level=0)
-        _check(matcher.get_error())
-        return JsonState(matcher)
+        return JsonState(start_matcher(tokenizer, self._grammar))
 
 
 def check_whole(constraint: Constraint | None, text: str, finish_reason: str, num_tokens: int) -> None:
@@ -203,6 +201,34 @@ def _check(error: str) -> None:
         raise UserError(f"the JSON schema cannot be followed: {' '.join(error.split())[:200]}")
 
 
+def check_grammar(grammar: str) -> None:
+    """Raise UserError if a grammar of llguidance, from a schema or in Lark's syntax, cannot be followed."""
+    _check(_library().LLMatcher.validate_grammar(grammar))
+
+
+def start_matcher(tokenizer: Tokenizer, grammar: str) -> LLMatcher:
+    """Compile a grammar, and return the state of an answer that has not begun. Raise UserError if it is too large."""
+    matcher: LLMatcher = _library().LLMatcher(llguidance_tokenizer(tokenizer), grammar, log_level=0)
+    _check(matcher.get_error())
+    return matcher
+
+
+def close_schema(schema: object) -> object:
+    """Forbid properties beside the named ones in every object of a schema that says nothing about them.
+
+    A model that is lost would add properties forever.
+    """
+    if isinstance(schema, list):
+        return [close_schema(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    # The parts of allOf describe one object together, so none of them may forbid what another names.
+    closed = {str(key): part if key == "allOf" else close_schema(part) for key, part in schema.items()}
+    if isinstance(schema.get("properties"), Mapping) and "allOf" not in schema and "type" in schema:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
 def _depth(value: object) -> int:
     """Return the nesting depth of lists and objects, counted without recursion, at most one past MAX_SCHEMA_DEPTH."""
     level, depth = [value], 0
@@ -220,11 +246,11 @@ def _depth(value: object) -> int:
 def prepare_json(tokenizer: Tokenizer) -> None:
     """Build in advance what the first JsonSchema would build. Do nothing if llguidance is not installed."""
     if importlib.util.find_spec("llguidance") is not None:
-        _tokenizer(tokenizer)
+        llguidance_tokenizer(tokenizer)
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
+def llguidance_tokenizer(tokenizer: Tokenizer) -> LLTokenizer:
     """Return llguidance's tokenizer for a vocabulary. It is cached: building a large one takes about a second."""
     made: LLTokenizer = _library().LLTokenizer(
         tokenizer.to_json(), n_vocab=tokenizer.num_ids, eos_token=tokenizer.eos_id

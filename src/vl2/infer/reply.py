@@ -140,6 +140,7 @@ class Reply:
                 {
                     "label": box.label,
                     "xyxy_px": [round(v, 1) for v in box.xyxy_px],
+                    "center_px": [round(v, 1) for v in box.center_px],
                     "xyxy_999": list(box.xyxy_999),
                     "image_index": box.image_index,
                 }

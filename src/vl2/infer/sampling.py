@@ -107,6 +107,13 @@ class GenerateOptions:
         )
 
 
+def changed_options(options: Mapping[str, object]) -> dict[str, object]:
+    """Return the options that differ from the defaults. A constraint is given as text."""
+    defaults = vars(GenerateOptions())
+    changed = {name: value for name, value in options.items() if value != defaults.get(name)}
+    return {name: repr(value) if name == "constraint" else value for name, value in changed.items()}
+
+
 def _whole(name: str, value: object) -> object:
     """Return a whole number as an int: tables and JSON may give 4.0 for 4. Raise UserError for any other value."""
     if value is None and name in UNSAID:

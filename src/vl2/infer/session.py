@@ -24,6 +24,7 @@ class Session:
     def __init__(self, vlm: VLM, *, system: str | None = None) -> None:
         self._vlm = vlm
         self._system = system
+        self.reply: Reply | None = None  # the last answer, of which a part may be missing
         self.turns: list[Turn] = []
         self.clear()
 
@@ -44,7 +45,7 @@ class Session:
         """Ask a question with all earlier turns as context, and keep the question and the answer."""
         asked = [*self.turns, self._user(text, images)]
         reply = self._vlm.generate(asked, **options)
-        self.turns = [*asked, _answer(reply.text)]
+        self.turns, self.reply = [*asked, _answer(reply.text)], reply
         return reply
 
     def stream(self, text: str, images: Sequence[ImageSource] = (), **options: Unpack[OptionFields]) -> Iterator[str]:
@@ -52,16 +53,20 @@ class Session:
 
         The turn is kept when the answer ends. If the iterator is closed earlier, the part generated so far is kept.
         """
+        from vl2.infer.vlm import ReplyBuilder, make_options
+
         asked = [*self.turns, self._user(text, images)]
-        answer = ""
+        made, sample = make_options(options), self._vlm.processor.encode(asked)
+        builder = ReplyBuilder(sample, self._vlm.processor.kind)
         try:
-            for event in self._vlm.events(asked, **options):
-                answer += event.piece
+            for event in self._vlm.sample_events(sample, made):
+                builder.add(event)
                 if event.piece:
                     yield event.piece
         finally:
-            if answer.strip():
-                self.turns = [*asked, _answer(answer.strip())]
+            reply = builder.build()
+            if reply.text:
+                self.turns, self.reply = [*asked, _answer(reply.text)], reply
 
     def _user(self, text: str, images: Sequence[ImageSource]) -> Turn:
         # Open the images once: later turns must not depend on a file that may move or a URL that may change.

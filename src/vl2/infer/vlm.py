@@ -35,7 +35,7 @@ from vl2.model import VL2
 from vl2.model_kind import ModelKind
 from vl2.process.conversation import Turn, one_question
 from vl2.process.grounding import Box
-from vl2.process.image import ImageOptions, ImageSource
+from vl2.process.image import ImageOptions, ImageSource, open_image
 from vl2.process.messages import Conversation
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
@@ -166,6 +166,30 @@ class VLM:
         """
         return self.chat(locate_prompt(query, self.processor.kind), [image], **_with_boxes(options, constrained)).boxes
 
+    def locate_all(
+        self,
+        queries: Sequence[str],
+        image: ImageSource,
+        *,
+        constrained: bool = False,
+        **options: Unpack[OptionFields],
+    ) -> list[Reply]:
+        """Return a reply with boxes for each query. The answers are those of `locate`, and the image is encoded once.
+
+        Raise UserError if there is no query, or an empty one.
+        """
+        if isinstance(queries, str) or not queries:
+            raise UserError(f"queries must be a list of at least one description, got {queries!r}")
+        picture = open_image(image, self.processor.image_options)
+        made = make_options(_with_boxes(options, constrained))
+        requests = [
+            Request(messages=one_question(locate_prompt(query, self.processor.kind), [picture]), options=made)
+            for query in queries
+        ]
+        # The first answer leaves the encoded image in the cache for the others.
+        reuse = self.reuse if self.reuse.encoder.max_bytes else Reuse(prefix_bytes=0)
+        return [*self._batch(requests[:1], reuse), *self._batch(requests[1:], reuse)]
+
     def locate_like(
         self,
         reference: ImageSource,
@@ -240,12 +264,23 @@ class VLM:
         """
         default = make_options(options)
         items = [r if isinstance(r, Request) else Request(messages=r, options=default) for r in requests]
+        return self._batch(items, self.reuse, is_cancelled)
+
+    def _batch(
+        self, items: Sequence[Request], reuse: Reuse, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> list[Reply]:
         # Encode one window of requests at a time: the pixels of all images of a long list would not fit in memory.
         size = ENCODED_PER_ROW * self.limits.max_num_seqs
         windows = [range(start, min(start + size, len(items))) for start in range(0, len(items), size)]
-        return [reply for window in windows for reply in self._answer([items[i] for i in window], window, is_cancelled)]
+        return [
+            reply
+            for window in windows
+            for reply in self._answer([items[i] for i in window], window, reuse, is_cancelled)
+        ]
 
-    def _answer(self, items: Sequence[Request], numbers: range, is_cancelled: Callable[[], bool]) -> list[Reply]:
+    def _answer(
+        self, items: Sequence[Request], numbers: range, reuse: Reuse, is_cancelled: Callable[[], bool]
+    ) -> list[Reply]:
         samples = [self.processor.encode(r.messages, name=f"request {i}") for i, r in zip(numbers, items, strict=True)]
         events = generate(
             self.runner,
@@ -253,7 +288,7 @@ class VLM:
             samples,
             [r.options for r in items],
             limits=self.limits,
-            reuse=self.reuse,
+            reuse=reuse,
             is_cancelled=is_cancelled,
         )
         collected = [ReplyBuilder(sample, self.processor.kind) for sample in samples]

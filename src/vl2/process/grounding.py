@@ -40,6 +40,12 @@ class Box:
     xyxy_px: BoxPx
     image_index: int  # counted over the conversation, from 0
 
+    @property
+    def center_px(self) -> tuple[float, float]:
+        """The center of the box in pixels, x and y: on a screen, the place to click."""
+        x0, y0, x1, y1 = self.xyxy_px
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabeledBoxes:

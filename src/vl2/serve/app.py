@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from vl2 import __version__
 from vl2.errors import UserError
 from vl2.serve import chat, completions, pdf_pages, responses, state, token_counts
+from vl2.serve.answer_log import ServerLog
 from vl2.serve.api_errors import handle_error
 from vl2.serve.backend import Backend
 from vl2.serve.ignored import HEADER
@@ -27,9 +28,9 @@ OTHER_JSON_BYTES = 4 << 20  # allowed for the rest of a body: schemas, boxes of 
 ROUTERS = tuple(part.router for part in (chat, responses, completions, token_counts, pdf_pages, state, static_files))
 
 
-def make_app(backend: Backend, settings: ServerSettings) -> FastAPI:
-    """Return the application. Its lifespan starts and stops the backend and all other workers."""
-    service = Service(backend, settings)
+def make_app(backend: Backend, settings: ServerSettings, answer_log: ServerLog | None = None) -> FastAPI:
+    """Return the application. Its lifespan starts and stops the backend and all other workers, and closes the log."""
+    service = Service(backend, settings, answer_log)
 
     @contextlib.asynccontextmanager
     async def run(app: FastAPI) -> AsyncIterator[None]:

@@ -62,6 +62,10 @@ class Backend(Protocol):
         """Tell whether the backend needs whole images, because it tiles them itself."""
 
     @property
+    def calls_tools(self) -> bool:
+        """Tell whether the backend can hold answers to the grammar of tool calls."""
+
+    @property
     def max_context(self) -> int: ...
 
     @property

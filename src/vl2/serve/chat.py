@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -19,6 +19,7 @@ from vl2.serve.schema.answers import ChatCompletion
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.service import Service
+from vl2.serve.tools import new_call_id, prepare_tools
 
 router = APIRouter(route_class=IgnoredFieldsRoute, tags=["chat"])
 
@@ -38,22 +39,26 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     request.state.log = {"model": body.model}
     num_choices = body.n or 1
     service.check_choices(num_choices)
+    use = body.tool_use()
     constraint = constraint_of(body.response_format, well_formed_boxes=bool(body.well_formed_boxes))
     max_tokens = service.max_tokens(body.max_completion_tokens, body.max_tokens)
-    options = [
-        body.options(
-            max_tokens=max_tokens,
-            stop=body.stop,
-            constraint=constraint,
-            choice=i,
-            prediction="" if body.prediction is None else body.prediction.text,
-        )
-        for i in range(num_choices)
-    ]
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
-        prompt = await service.prepare_chat(body.turns(), admission)
+        turns = body.turns()
+        form = await prepare_tools(service, request, admission, turns, use, constraint)
+        options = [
+            body.options(
+                max_tokens=max_tokens,
+                stop=body.stop,
+                constraint=form.constraint,
+                choice=i,
+                prediction="" if body.prediction is None else body.prediction.text,
+            )
+            for i in range(num_choices)
+        ]
+        turns = form.describe_in(turns)
+        prompt = await service.prepare_chat(turns, admission)
         answers = await service.open(
             [prompt] * num_choices,
             options,
@@ -62,8 +67,9 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
             client=client,
         )
         resources.callback(answers.close)
-        texts = [AnswerText(sample=prompt.sample, processor=service.backend.processor) for _ in range(num_choices)]
+        texts = [form.answer_text(prompt.sample, service.backend.processor) for _ in range(num_choices)]
         collector = AnswerCollector(service, request, answers, texts)
+        collector.log_answers([turns] * num_choices, options[0])
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": body.model}
         if body.stream:
             has_usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -78,7 +84,7 @@ def _completion(collector: AnswerCollector, head: Event, *, has_logprobs: bool) 
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": text.text, "refusal": None, **text.box_fields()},
+            "message": _message(text),
             "logprobs": {"content": text.logprobs, "refusal": None} if has_logprobs else None,
             "finish_reason": text.finish_reason,
         }
@@ -86,6 +92,31 @@ def _completion(collector: AnswerCollector, head: Event, *, has_logprobs: bool) 
     ]
     usage = collector.usage()
     return {**head, "object": "chat.completion", "choices": choices, "usage": usage}
+
+
+def _message(text: AnswerText) -> Event:
+    calls = [
+        {"id": new_call_id(), "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in (text.calls.calls if text.calls else ())
+    ]
+    return {
+        "role": "assistant",
+        "content": None if calls and not text.text else text.text,
+        "refusal": None,
+        **({"tool_calls": calls} if calls else {}),
+        **text.box_fields(),
+    }
+
+
+def _call_deltas(text: AnswerText) -> Iterator[Event]:
+    """Yield the deltas of the calls that have grown: the first of a call has its name, the others its arguments."""
+    for piece in text.calls.take() if text.calls else ():
+        if piece.name is not None:
+            function = {"name": piece.name, "arguments": ""}
+            call = {"index": piece.index, "id": new_call_id(), "type": "function", "function": function}
+            yield {"tool_calls": [call]}
+        elif piece.arguments:
+            yield {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.arguments}}]}
 
 
 async def _chunks(
@@ -110,6 +141,8 @@ async def _chunks(
             if piece or (has_logprobs and logprobs):
                 num_sent[index] = len(text.logprobs)
                 yield chunk(index, {"content": piece}, logprobs, None)
+            for delta in _call_deltas(text):
+                yield chunk(index, delta, [], None)
             if text.finish_reason is not None:
                 yield chunk(index, text.box_fields(), [], text.finish_reason)
     if has_usage:

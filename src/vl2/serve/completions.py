@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from vl2.process.conversation import ImageRef, Turn
 from vl2.serve.api_errors import ERRORS_OR_STREAM
 from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_data
 from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
@@ -56,6 +57,12 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
             AnswerText(sample=prompt.sample, processor=processor, strips=False) for prompt in prepared for _ in made
         ]
         collector = AnswerCollector(service, request, answers, texts)
+        decode = processor.tokenizer.decode
+        asked = [prompt if isinstance(prompt, str) else decode(prompt, skip_special=False) for prompt in prompts]
+        pictures = [ImageRef(source=source) for source in body.images or ()]
+        collector.log_answers(
+            [[Turn(role="document", pieces=(*pictures, text))] for text in asked for _ in made], made[0]
+        )
         head: Event = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",

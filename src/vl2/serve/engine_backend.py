@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vl2.infer.constraint import prepare_json
 from vl2.infer.constraint_boxes import prepare_boxes
+from vl2.infer.constraint_tools import prepare_tools
 from vl2.infer.engine.engine import Engine, EngineStopped
 from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
@@ -27,6 +28,7 @@ class EngineBackend:
     """A backend that runs the engine on a loaded model."""
 
     needs_images = False
+    calls_tools = True
 
     def __init__(self, vlm: VLM, limits: EngineLimits, adapters: Mapping[str, Path]) -> None:
         switch = AdapterSwitch(vlm.runner.model, adapters) if adapters else None
@@ -45,7 +47,7 @@ class EngineBackend:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         # Each takes a second with a large vocabulary. Prepared later, it would delay all requests that are active then.
-        for prepare in (prepare_boxes, prepare_json):
+        for prepare in (prepare_boxes, prepare_json, prepare_tools):
             await asyncio.to_thread(prepare, self.processor.tokenizer)
         self._engine.start()
 

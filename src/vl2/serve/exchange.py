@@ -17,8 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 from vl2.infer.engine.request import Output
 from vl2.infer.reply import Reply, Usage
+from vl2.infer.sampling import GenerateOptions
+from vl2.process.conversation import Turn
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
+from vl2.process.tool_calls import ToolCallReader
+from vl2.serve.answer_log import PendingAnswers
 from vl2.serve.api_errors import to_api_error
 from vl2.serve.backend import Answers
 from vl2.serve.request_guard import ClientGone
@@ -29,11 +33,12 @@ MIN_LOGPROB = -9999.0  # JSON has no infinity
 
 @dataclass(kw_only=True)
 class AnswerText:
-    """Collects the outputs of one answer. Joined, the pieces that `add` returns are the answer's complete text."""
+    """Collects the outputs of one answer. Joined, the pieces that `add` returns are the text beside its calls."""
 
     sample: Sample
     processor: Processor
     strips: bool = True  # strip outer white space; False for the continuation of a raw prompt
+    calls: ToolCallReader | None = None  # divides the answer into words and calls, if it may have calls
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[dict[str, Any]] = field(default_factory=list)  # in OpenAI's format, for each token except eos
@@ -51,10 +56,11 @@ class AnswerText:
         if output.finish_reason is not None:
             # OpenAI has no reason for an answer that was stopped because it repeats itself; "length" is the closest.
             self.finish_reason = "stop" if output.finish_reason == "stop" else "length"
+        piece = output.piece if self.calls is None else self._words_of(self.calls, output.piece)
         if not self.strips:
-            self.text += output.piece
-            return output.piece
-        pending = self._pending_space + output.piece
+            self.text += piece
+            return piece
+        pending = self._pending_space + piece
         certain = pending.rstrip()
         self._pending_space = pending[len(certain) :]
         if not self.text:
@@ -63,12 +69,24 @@ class AnswerText:
         self.text += certain
         return certain
 
+    def _words_of(self, calls: ToolCallReader, piece: str) -> str:
+        """Return the words in a piece of the answer, and set the finish reason of an answer with calls."""
+        words = calls.push(piece)
+        if self.finish_reason is None:
+            return words
+        words += calls.finish()
+        if calls.is_in_call:
+            self.finish_reason = "length"  # by whatever the call was cut off
+        elif calls.calls and self.finish_reason == "stop":
+            self.finish_reason = "tool_calls"
+        return words
+
     def reply(self) -> Reply:
         """Return the answer as a `Reply`, the type of the Python API."""
         return Reply(
             text=self.text,
             token_ids=tuple(self.token_ids),
-            finish_reason="stop" if self.finish_reason == "stop" else "length",
+            finish_reason="length" if self.finish_reason == "length" else "stop",
             usage=Usage(
                 prompt_tokens=len(self.sample),
                 visual_tokens=int(self.sample.image_mask.sum()),
@@ -111,6 +129,16 @@ class AnswerCollector:
     def __init__(self, service: Service, request: Request, answers: Answers, texts: Sequence[AnswerText]) -> None:
         self._service, self._request, self._answers = service, request, answers
         self.texts = list(texts)
+        self._pending: PendingAnswers | None = None
+
+    def log_answers(self, conversations: Sequence[Sequence[Turn]], options: GenerateOptions) -> None:
+        """Write the answers into the server's log when they have ended, if there is one.
+
+        Each answer belongs to one of `conversations`, which have the same pictures.
+        """
+        if self._service.answer_log is not None:
+            path, model = self._request.url.path, self._request.state.log["model"]
+            self._pending = self._service.answer_log.begin(path, model, conversations, options)
 
     async def pieces(self) -> AsyncIterator[tuple[int, str]]:
         """Yield (index of the answer, new text) until all answers have ended. The text of a token may be empty.
@@ -123,6 +151,8 @@ class AnswerCollector:
         finally:
             self._answers.close()
             self._record()
+            if self._pending is not None and self._service.answer_log is not None:
+                self._service.answer_log.end(self._pending, self.texts)
 
     async def collect(self) -> None:
         async for _ in self.pieces():

@@ -89,6 +89,14 @@ def record_ignored_fields(body: BaseModel, request: Request) -> None:
     request.state.ignored = ", ".join(names)
 
 
+def record_ignored(request: Request, name: str) -> None:
+    """Record a field that turned out to have no effect. Raise ApiError if the server is strict."""
+    if request.app.state.service.settings.strict:
+        raise ApiError(400, f"{name}: without effect here", code="unknown_parameter", param=name)
+    before = getattr(request.state, "ignored", "")
+    request.state.ignored = f"{before}, {name}" if before else name
+
+
 class IgnoredFieldsRoute(JsonRoute):
     """A route that adds the header with ignored fields to its responses, including streams."""
 

@@ -7,18 +7,20 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from vl2.serve.api_errors import ERRORS_OR_STREAM
-from vl2.serve.exchange import AnswerCollector, AnswerText, Event, EventStream, frame_named
+from vl2.serve.exchange import AnswerCollector, Event, EventStream, frame_named
 from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
+from vl2.serve.responses_output import OutputItems
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.responses import ResponsesRequest
+from vl2.serve.schema.tools import choice_of
 from vl2.serve.service import Service
+from vl2.serve.tools import prepare_tools
 
 router = APIRouter(route_class=IgnoredFieldsRoute, tags=["responses"])
 
@@ -34,18 +36,22 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     adapter = service.adapter_of(body.model)
     request.state.log = {"model": body.model}
     form = body.text.format if body.text else None
-    options = body.options(
-        max_tokens=service.max_tokens(body.max_output_tokens),
-        constraint=constraint_of(form, well_formed_boxes=bool(body.well_formed_boxes)),
-    )
+    use = body.tool_use()
+    constraint = constraint_of(form, well_formed_boxes=bool(body.well_formed_boxes))
+    max_tokens = service.max_tokens(body.max_output_tokens)
     client: str = request.state.client
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
-        prompt = await service.prepare_chat(body.turns(), admission)
+        turns = body.turns()
+        answer_form = await prepare_tools(service, request, admission, turns, use, constraint)
+        options = body.options(max_tokens=max_tokens, constraint=answer_form.constraint)
+        turns = answer_form.describe_in(turns)
+        prompt = await service.prepare_chat(turns, admission)
         answers = await service.open([prompt], [options], adapter=adapter, num_logprobs=None, client=client)
         resources.callback(answers.close)
-        text = AnswerText(sample=prompt.sample, processor=service.backend.processor)
+        text = answer_form.answer_text(prompt.sample, service.backend.processor)
         collector = AnswerCollector(service, request, answers, [text])
+        collector.log_answers([turns], options)
         head = _head(body, options.max_new_tokens)
         if body.stream:
             numbers = itertools.count()
@@ -58,7 +64,9 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
                 resources=resources.pop_all(),
             )
         await collector.collect()
-        return JSONResponse(_whole(collector, head, f"msg_{uuid.uuid4().hex}"))
+        output = OutputItems(text)
+        output.finish()
+        return JSONResponse(_whole(collector, head, output.items))
     raise AssertionError("not reached")
 
 
@@ -76,14 +84,24 @@ def _head(body: ResponsesRequest, max_tokens: int) -> Event:
         "metadata": body.metadata or {},
         "model": body.model,
         "output": [],
-        "parallel_tool_calls": False,
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
         "previous_response_id": None,
         "reasoning": {"effort": None, "summary": None},
         "store": False,
         "temperature": body.temperature or 0.0,
         "text": {"format": form.model_dump(by_alias=True) if form else {"type": "text"}},
-        "tool_choice": "none",
-        "tools": [],
+        "tool_choice": choice_of(body.tool_choice),
+        "tools": [
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description,
+                "parameters": tool.parameters,
+                "strict": True,
+            }
+            for given in body.tools or ()
+            if (tool := given.tool()) is not None
+        ],
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": "disabled",
         "usage": None,
@@ -91,24 +109,15 @@ def _head(body: ResponsesRequest, max_tokens: int) -> Event:
     }
 
 
-def _part(text: str, box_fields: dict[str, Any]) -> Event:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": [], **box_fields}
-
-
-def _item(item_id: str, status: str, parts: list[Event]) -> Event:
-    return {"id": item_id, "type": "message", "role": "assistant", "status": status, "content": parts}
-
-
-def _whole(collector: AnswerCollector, head: Event, item_id: str) -> Event:
+def _whole(collector: AnswerCollector, head: Event, items: list[Event]) -> Event:
     (text,) = collector.texts
-    is_complete = text.finish_reason == "stop"
-    status = "completed" if is_complete else "incomplete"
+    is_complete = text.finish_reason != "length"
     usage = collector.usage()
     return {
         **head,
-        "status": status,
+        "status": "completed" if is_complete else "incomplete",
         "incomplete_details": None if is_complete else {"reason": "max_output_tokens"},
-        "output": [_item(item_id, status, [_part(text.text, text.box_fields())])],
+        "output": items,
         "usage": {
             "input_tokens": usage["prompt_tokens"],
             # OpenAI's client requires cache_write_tokens.
@@ -121,24 +130,18 @@ def _whole(collector: AnswerCollector, head: Event, item_id: str) -> Event:
 
 
 async def _events(collector: AnswerCollector, head: Event, numbers: Iterator[int]) -> AsyncIterator[Event | str]:
-    item_id = f"msg_{uuid.uuid4().hex}"
-
-    def event(kind: str, **fields: Any) -> Event:
+    def event(kind: str, fields: Event) -> Event:
         return {"type": f"response.{kind}", "sequence_number": next(numbers), **fields}
 
-    place: Event = {"item_id": item_id, "output_index": 0, "content_index": 0}
     (text,) = collector.texts
-    yield event("created", response=head)
-    yield event("in_progress", response=head)
-    yield event("output_item.added", output_index=0, item=_item(item_id, "in_progress", []))
-    yield event("content_part.added", **place, part=_part("", {"boxes": []}))
+    output = OutputItems(text)
+    yield event("created", {"response": head})
+    yield event("in_progress", {"response": head})
     async with contextlib.aclosing(collector.pieces()) as pieces:  # type: ignore[type-var]
         async for _, piece in pieces:
-            if piece:
-                yield event("output_text.delta", **place, delta=piece, logprobs=[])
-    whole = _whole(collector, head, item_id)
-    (item,) = whole["output"]
-    yield event("output_text.done", **place, text=text.text, logprobs=[])
-    yield event("content_part.done", **place, part=item["content"][0])
-    yield event("output_item.done", output_index=0, item=item)
-    yield event(whole["status"], response=whole)
+            for kind, fields in output.add(piece):
+                yield event(kind, fields)
+    for kind, fields in output.finish():
+        yield event(kind, fields)
+    whole = _whole(collector, head, output.items)
+    yield event(whole["status"], {"response": whole})

@@ -22,6 +22,7 @@ from vl2.process.conversation import Turn, arrange
 from vl2.process.messages import released_prompt
 from vl2.process.sample import Sample
 from vl2.serve.admission import DrainState, FairSemaphore
+from vl2.serve.answer_log import ServerLog
 from vl2.serve.api_errors import ApiError
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
@@ -49,11 +50,15 @@ class Admission:
     def __init__(self, service: Service, client: str, resources: contextlib.AsyncExitStack) -> None:
         self._service, self._resources = service, resources
         self.client = client
+        self._is_admitted = False
 
     async def wait(self, *, has_images: bool) -> None:
-        """Wait for a permit. Call this once per request, because waiting for a second permit could deadlock."""
+        """Wait for a permit. Later calls return at once, because waiting for a second permit could deadlock."""
+        if self._is_admitted:
+            return
         semaphore = self._service.image_semaphore if has_images else self._service.text_semaphore
         await self._resources.enter_async_context(semaphore.hold(self.client))
+        self._is_admitted = True
 
     async def reserve_memory(self, num_bytes: int) -> None:
         """Wait until `num_bytes` are free for the request's images, and reserve them. Call this once per request."""
@@ -63,8 +68,8 @@ class Admission:
 class Service:
     """The state and the functions that all endpoints share."""
 
-    def __init__(self, backend: Backend, settings: ServerSettings) -> None:
-        self.backend, self.settings = backend, settings
+    def __init__(self, backend: Backend, settings: ServerSettings, answer_log: ServerLog | None = None) -> None:
+        self.backend, self.settings, self.answer_log = backend, settings, answer_log
         self.drain_state = DrainState()
         self.metrics = Metrics()
         self.metrics.watch(self._metric_values)
@@ -92,6 +97,8 @@ class Service:
         self._loader.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self.backend.stop()
+        if self.answer_log is not None:
+            await asyncio.to_thread(self.answer_log.close)
 
     async def abort_requests(self) -> None:
         """End every active request with the error that the server is stopping."""
@@ -143,13 +150,13 @@ class Service:
         async def prepare() -> Prompt:
             await admission.wait(has_images=any(turn.images for turn in turns))
             # The image sources come from clients, so only the loader may open them.
-            arranged = await self._in_thread(lambda: arrange(turns))
+            arranged = await self.in_thread(lambda: arrange(turns))
             loaded = await self._load([turn.images for turn in arranged], admission)
             encode = self.backend.processor.encode
-            sample = await self._in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
+            sample = await self.in_thread(lambda: encode(arranged, prepared=loaded.prepared if loaded else None))
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
-        return await self._run_unless_aborted(prepare())
+        return await self.run_unless_aborted(prepare())
 
     async def prepare_prompts(
         self, prompts: Sequence[str | Sequence[int]], sources: Sequence[str], admission: Admission
@@ -172,7 +179,7 @@ class Service:
 
         async def prepare() -> list[Prompt]:
             await admission.wait(has_images=bool(sources))
-            await self._in_thread(check_places)  # before fetching, check that there is an image for each `<image>`
+            await self.in_thread(check_places)  # before fetching, check that there is an image for each `<image>`
             loaded = await self._load([sources], admission)
             images = loaded.prepared if loaded else None
 
@@ -181,16 +188,17 @@ class Service:
                     return processor.encode_prompt(prompt, sources, prepared=images)
                 return processor.encode_ids(prompt, sources, prepared=images)
 
-            samples = await self._in_thread(lambda: [encode(prompt) for prompt in prompts])
+            samples = await self.in_thread(lambda: [encode(prompt) for prompt in prompts])
             return [Prompt(sample=sample, images=loaded.whole if loaded else ()) for sample in samples]
 
-        return await self._run_unless_aborted(prepare())
+        return await self.run_unless_aborted(prepare())
 
     async def _load(self, messages: Sequence[Sequence[object]], admission: Admission) -> LoadedImages | None:
         sources = [[source for source in message if isinstance(source, str)] for message in messages]
         return await self._loader.load(sources, admission.client, admission) if any(sources) else None
 
-    async def _run_unless_aborted(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run_unless_aborted(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do a part of the preparation of a request. Raise EngineStopped if the server ends requests meanwhile."""
         task = asyncio.create_task(work)
         self._preparing.add(task)
         try:
@@ -204,7 +212,7 @@ class Service:
         finally:
             self._preparing.discard(task)
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def open(

@@ -13,9 +13,10 @@ from vl2.process.conversation import Turn
 from vl2.process.tile_report import TileReport
 from vl2.serve.api_errors import ERRORS, ApiError
 from vl2.serve.ignored import IgnoredFieldsRoute, record_ignored_fields
-from vl2.serve.schema.base import Lenient, Name, Strict, Tools
+from vl2.serve.schema.base import Lenient, Name, Strict
 from vl2.serve.schema.chat import ChatMessage, read_history
 from vl2.serve.schema.completion import TokenId
+from vl2.serve.schema.tools import ToolChoice, Tools, tool_use
 from vl2.serve.schema.turns import Source, Text, order_turns
 from vl2.serve.service import Service
 
@@ -34,7 +35,8 @@ class TokenizeRequest(Lenient):
         bool | None, Field(description="false omits bos from a raw prompt; a conversation always begins with bos")
     ] = None
     return_token_strs: bool | None = None
-    tools: Tools
+    tools: Tools = None
+    tool_choice: ToolChoice = None
 
     @model_validator(mode="after")
     def _check_what(self) -> TokenizeRequest:
@@ -43,8 +45,10 @@ class TokenizeRequest(Lenient):
         return self
 
     def turns(self) -> list[Turn]:
-        """Return the conversation in the template's order."""
-        return order_turns(read_history(self.messages or ()))
+        """Return the conversation in the template's order, with the description of its functions."""
+        turns = order_turns(read_history(self.messages or ()))
+        use = tool_use(self.tools, self.tool_choice, is_parallel=True)
+        return turns if use is None else use.describe_in(turns)
 
 
 class DetokenizeRequest(Lenient):

@@ -38,6 +38,7 @@ class VllmBackend:
     """A backend that runs vLLM's asynchronous engine in this process."""
 
     needs_images = True
+    calls_tools = False  # our grammar is written for llguidance, which need not be vLLM's library
 
     def __init__(
         self,

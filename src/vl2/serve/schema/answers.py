@@ -12,6 +12,7 @@ class AnswerBox(BaseModel):
 
     label: str
     xyxy_px: list[float] = Field(description="in pixels of the upright image")
+    center_px: list[float] = Field(description="x and y of the center, in pixels of the upright image")
     xyxy_999: list[int] = Field(description="in 999ths of the image's width and height, as the model wrote it")
     image_index: int = Field(description="counted over the conversation, from 0")
 
@@ -26,11 +27,25 @@ class AnswerBlock(BaseModel):
     page: int = Field(description="from 0; pages are the last images of the conversation")
 
 
+class AnswerFunction(BaseModel):
+    name: str
+    arguments: str = Field(description="an object that is valid under the function's schema, as JSON text")
+
+
+class AnswerCall(BaseModel):
+    """A call of a function. In a stream, the arguments come in pieces."""
+
+    id: str
+    type: Literal["function"]
+    function: AnswerFunction
+
+
 class AnswerMessage(BaseModel):
-    """The message of an answer. In a stream, the last chunk of a choice has these additions in its delta."""
+    """The message of an answer. In a stream, the last chunk of a choice has boxes, markdown and blocks in its delta."""
 
     role: Literal["assistant"]
-    content: str = Field(description="with the grounding tags")
+    content: str | None = Field(description="with the grounding tags; null if the answer is calls only")
+    tool_calls: list[AnswerCall] | None = Field(default=None, description="the calls that are whole")
     refusal: None
     boxes: list[AnswerBox]
     markdown: str | None = Field(default=None, description="the text without tags; DeepSeek-OCR family only")
@@ -41,7 +56,7 @@ class AnswerChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: dict[str, Any] | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
 
 
 class ChatCompletion(BaseModel):

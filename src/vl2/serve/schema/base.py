@@ -45,23 +45,15 @@ def _check_modalities(value: Any) -> Any:
     return value
 
 
-def _check_tool_choice(value: Any) -> Any:
-    """Refuse a choice that requires a tool call: "required", or a certain tool."""
-    mode = value
-    if isinstance(value, dict) and value.get("type") == "allowed_tools":
-        within = value.get("allowed_tools")
-        mode = within.get("mode") if isinstance(within, dict) else value.get("mode")
-    if mode not in (None, "none", "auto"):
-        raise ValueError('this model calls no tools: only "auto" and "none" are possible')
+def _check_function_call(value: Any) -> Any:
+    """Refuse the older form of a choice if it requires a call of a certain function."""
+    if value not in (None, "none", "auto"):
+        raise ValueError("the older form of calls is not supported: use tools and tool_choice")
     return value
 
 
-def _are_tools_off(body: Any, value: Any) -> bool:
-    return value in (None, []) or getattr(body, "tool_choice", None) == "none" or _calls_none(body)
-
-
-def _calls_none(body: Any) -> bool:
-    return getattr(body, "function_call", None) == "none"
+def _calls_none(body: Any, value: Any) -> bool:
+    return value in (None, []) or getattr(body, "function_call", None) == "none"
 
 
 # Accepted without effect, because these concern billing, caching, storage or speed, not the answer.
@@ -71,10 +63,10 @@ Unsupported = Annotated[Any, _only(False, "", [], {}, 0, "none"), Field(default=
 OnlyZero = Annotated[Any, _only(0, False, []), Field(default=None)]
 OnlyOne = Annotated[Any, _only(1), Field(default=None)]
 TextOnly = Annotated[list[str] | None, AfterValidator(_check_modalities), Field(default=None)]
-NoTool = Annotated[Any, AfterValidator(_check_tool_choice), Field(default=None)]
+NoFunctionCall = Annotated[Any, AfterValidator(_check_function_call), Field(default=None)]
 # Ignored, and named in a header of the response.
 Ignored = Annotated[Any, _ignored(), Field(default=None)]
-Tools = Annotated[Any, IgnoredUnless(_are_tools_off), Field(default=None)]
+Functions = Annotated[Any, IgnoredUnless(_calls_none), Field(default=None)]
 Effort = Annotated[Any, _ignored("none"), Field(default=None)]
 Verbosity = Annotated[Any, _ignored("medium"), Field(default=None)]
 
@@ -179,7 +171,7 @@ class ConversationRequest(Sampling):
     safety_identifier: ShortText | None = None
     prompt_cache_key: ShortText | None = None
     prompt_cache_retention: WithoutEffect
-    parallel_tool_calls: WithoutEffect
+    parallel_tool_calls: bool | None = True
 
 
 class StreamOptions(Lenient):

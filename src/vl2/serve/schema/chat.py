@@ -8,22 +8,24 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from vl2.process.conversation import Turn
+from vl2.process.tool_calls import ToolUse, call_text
 from vl2.serve.schema.base import (
     ChatFormat,
     ConversationRequest,
     Count,
     Effort,
+    Functions,
     Ignored,
     Lenient,
-    NoTool,
+    NoFunctionCall,
     Stop,
     StreamOptions,
     TextOnly,
-    Tools,
     Verbosity,
     WithoutEffect,
 )
-from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content_of, order_turns, result_content
+from vl2.serve.schema.tools import ToolChoice, Tools, tool_use
+from vl2.serve.schema.turns import Content, Part, Role, Text, content_of, order_turns, result_content
 
 
 class FunctionCall(Lenient):
@@ -138,14 +140,18 @@ class ChatRequest(ConversationRequest):
     response_format: ChatFormat | None = None
     prediction: Prediction | None = None
     modalities: TextOnly
-    tool_choice: NoTool
-    function_call: NoTool
-    tools: Tools
-    functions: Tools
+    tools: Tools = None
+    tool_choice: ToolChoice = None
+    function_call: NoFunctionCall
+    functions: Functions
     audio: Ignored
     reasoning_effort: Effort
     verbosity: Verbosity
     web_search_options: Ignored
+
+    def tool_use(self) -> ToolUse | None:
+        """Return the functions that may be called. Raise ApiError for a choice that is impossible."""
+        return tool_use(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls is not False)
 
     def turns(self) -> list[Turn]:
         """Return the conversation's turns in the order that the chat template needs."""

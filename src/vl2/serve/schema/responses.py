@@ -8,20 +8,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from vl2.process.conversation import Turn
+from vl2.process.tool_calls import ToolUse, call_text
 from vl2.serve.ignored import IgnoredUnless
 from vl2.serve.schema.base import (
     ConversationRequest,
     Count,
     Lenient,
-    NoTool,
     ResponsesFormat,
     StreamOptions,
-    Tools,
     Unsupported,
     Verbosity,
     WithoutEffect,
 )
-from vl2.serve.schema.turns import Content, Part, Role, Text, call_text, content_of, order_turns, result_content
+from vl2.serve.schema.tools import ToolChoice, Tools, tool_use
+from vl2.serve.schema.turns import Content, Part, Role, Text, content_of, order_turns, result_content
 
 
 class InputMessage(Lenient):
@@ -127,12 +127,16 @@ class ResponsesRequest(ConversationRequest):
     conversation: Unsupported
     previous_response_id: Unsupported
     prompt: Unsupported
-    tool_choice: NoTool
-    tools: Tools
+    tools: Tools = None
+    tool_choice: ToolChoice = None
     reasoning: Annotated[Any, IgnoredUnless(_has_no_effort), Field(default=None)]
     include: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, [])), Field(default=None)]
     truncation: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, "disabled")), Field(default=None)]
     top_logprobs: Annotated[Any, IgnoredUnless(lambda body, value: value in (None, 0)), Field(default=None)]
+
+    def tool_use(self) -> ToolUse | None:
+        """Return the functions that may be called. Raise ApiError for a choice that is impossible."""
+        return tool_use(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls is not False)
 
     def turns(self) -> list[Turn]:
         """Return the conversation's turns in the order that the chat template needs."""

@@ -1,9 +1,9 @@
 """Convert clients' messages to turns of the chat template.
 
-Message parts may be in either of OpenAI's formats; images may also be in formats of other APIs. The model does not know
-tools, and the template allows one order of roles only. So a history is converted as follows:
+Message parts may be in either of OpenAI's formats; images may also be in formats of other APIs. The template does not
+know tools, and allows one order of roles only. So a history is converted as follows:
 
-- a tool call becomes text of the assistant, `Call of NAME: ARGUMENTS`, one line each;
+- a tool call becomes text of the assistant, in the form of `vl2.process.tool_calls`, one line each;
 - a tool's result becomes text of the user, `Result of NAME: CONTENT`, with its images;
 - a system message after the first turn becomes text of the user at its position, and so does a system message without
   any other message;
@@ -13,7 +13,6 @@ tools, and the template allows one order of roles only. So a history is converte
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -171,12 +170,6 @@ def content_of(content: str | Sequence[Part] | None) -> str | list[Piece]:
 
 Role = Literal["system", "user", "assistant"]
 Content = str | list[Piece]  # one text, or pieces that the template separates by line breaks
-
-
-def call_text(name: str | None, arguments: object) -> str:
-    """Return the text of a tool call. The arguments may be a JSON string or a decoded value."""
-    written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return f"Call of {name or 'a tool'}: {'' if arguments is None else written}".rstrip()
 
 
 def result_content(name: str | None, content: Content) -> Content:

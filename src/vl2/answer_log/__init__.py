@@ -1,0 +1,1 @@
+"""An opt-in log of questions and answers, in one SQLite file on this machine."""
