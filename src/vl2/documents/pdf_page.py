@@ -1,0 +1,428 @@
+"""What a PDF page holds: its words with boxes and fonts, its ruled lines, pictures and drawings.
+
+All boxes are in points with the origin at the upper left of the page as it is shown, after its own rotation. A word
+that is written sideways has its box as it is shown, and `turn` says how far the page must be turned to read it.
+pypdfium2 is used through its raw interface where it has no other for characters and paths.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vl2.batch_job.file_items import open_pdf
+from vl2.errors import UserError
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfPage
+
+BoxPt = tuple[float, float, float, float]
+Point = tuple[float, float]
+
+MAX_CHARS = 200_000  # of a page; a page of a telephone book has some 20,000
+MAX_OBJECTS = 50_000  # of a page that are looked at
+MAX_SEGMENTS = 2_000  # of a path that are looked at
+THIN_PT = 3.0  # a filled rectangle up to this thickness is a ruled line
+_INVISIBLE = 3  # the text render mode of layers that were added by OCR
+_LINE_BREAK_HYPHEN = 2  # what PDFium gives for a hyphen at the end of a line
+_BOLD_WORDS = ("bold", "black", "heavy", "semibold", "demi", "cmbx", "sfbx", "medi")
+_MONO_WORDS = ("mono", "courier", "consol", "typewriter", "cmtt", "sftt", "fixed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Word:
+    """Characters without white space between them."""
+
+    text: str
+    box: BoxPt
+    size_pt: float
+    is_bold: bool = False
+    is_mono: bool = False
+    turn: int = 0  # degrees clockwise, 0, 90, 180 or 270, by which the writing is turned
+    has_hyphen: bool = False  # a hyphen at its end was set because the line ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture or a drawing on the page."""
+
+    box: BoxPt
+    is_drawing: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCounts:
+    """Counts of a page's characters, by which its text layer is judged."""
+
+    num_chars: int = 0  # without white space
+    num_unknown: int = 0  # that the font maps to no character, or to a private one
+    num_invisible: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PdfContent:
+    """A page as it was found."""
+
+    size_pt: Point  # (width, height)
+    words: tuple[Word, ...] = ()
+    rules: tuple[BoxPt, ...] = ()  # horizontal and vertical lines; one side is thin
+    pictures: tuple[Picture, ...] = ()
+    counts: LayerCounts = LayerCounts()
+
+
+def read_pdf_page(path: Path, number: int) -> PdfContent:
+    """Return the content of page `number`, counted from 1. Raise UserError if it cannot be read.
+
+    A page with more than MAX_CHARS characters has no words, so that its picture is read instead.
+    """
+    import pypdfium2
+
+    with open_pdf(path) as document:
+        try:
+            page = document[number - 1]
+            place, size = _placement(page)
+            words, counts = _words(page, place)
+            rules, pictures = _graphics(page, place)
+        except (pypdfium2.PdfiumError, IndexError) as error:
+            raise UserError(f"cannot read page {number} of {path}: {error}") from None
+    return PdfContent(
+        size_pt=size,
+        words=tuple(words),
+        rules=tuple(_within(rules, size)),
+        pictures=tuple(_merged(pictures, size)),
+        counts=counts,
+    )
+
+
+def _placement(page: PdfPage) -> tuple[Callable[[float, float], Point], Point]:
+    """Return the function from points of the file to points as shown, and the size as shown."""
+    left, bottom, right, top = page.get_cropbox()
+    turn = page.get_rotation()
+    places: dict[int, Callable[[float, float], Point]] = {
+        0: lambda x, y: (x - left, top - y),
+        90: lambda x, y: (y - bottom, x - left),
+        180: lambda x, y: (right - x, y - bottom),
+        270: lambda x, y: (top - y, right - x),
+    }
+    size = (right - left, top - bottom) if turn in (0, 180) else (top - bottom, right - left)
+    return places[turn], size
+
+
+def _box(corners: Sequence[Point]) -> BoxPt:
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Font:
+    is_bold: bool
+    is_mono: bool
+    is_invisible: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Char:
+    text: str
+    box: BoxPt
+    size_pt: float
+    turn: int
+    font: _Font
+    is_hyphen: bool
+
+
+def _words(page: PdfPage, place: Callable[[float, float], Point]) -> tuple[list[Word], LayerCounts]:
+    chars: list[_Char] = []
+    words: list[Word] = []
+    num_chars = num_unknown = num_invisible = 0
+    layer = page.get_textpage()
+    if layer.count_chars() > MAX_CHARS:
+        return [], LayerCounts()
+    for char, is_unknown in _chars(page, layer, place):
+        if char is None or (chars and not _goes_on(chars[-1], char)):
+            words += _finished(chars)
+            chars = []
+        if char is None:
+            continue
+        num_chars += 1
+        num_unknown += is_unknown
+        num_invisible += char.font.is_invisible
+        chars.append(char)
+    words += _finished(chars)
+    return words, LayerCounts(num_chars=num_chars, num_unknown=num_unknown, num_invisible=num_invisible)
+
+
+def _chars(page: PdfPage, layer: Any, place: Callable[[float, float], Point]) -> Iterator[tuple[_Char | None, bool]]:
+    """Yield each character, and whether it is unknown; None for white space."""
+    import pypdfium2.raw as raw
+
+    fonts: dict[int, _Font] = {}
+    page_turn, high = page.get_rotation(), 0
+    rect, matrix = raw.FS_RECTF(), raw.FS_MATRIX()
+    sides = [ctypes.c_double() for _ in range(4)]
+    for index in range(layer.count_chars()):
+        code = raw.FPDFText_GetUnicode(layer, index)
+        if 0xD800 <= code <= 0xDBFF:  # a character beyond 16 bits is given in two halves
+            high = code
+            continue
+        if 0xDC00 <= code <= 0xDFFF:
+            code = 0x10000 + ((high - 0xD800) << 10) + code - 0xDC00 if high else 0xFFFD
+        high = 0
+        is_hyphen = code == _LINE_BREAK_HYPHEN
+        text = "-" if is_hyphen else chr(code) if code else "\ufffd"
+        if text.isspace() or text in "\u200b\ufeff\ufffe":
+            yield None, False
+            continue
+        raw.FPDFText_GetLooseCharBox(layer, index, rect)
+        corners = [(rect.left, rect.bottom), (rect.right, rect.top)]
+        if not rect.right > rect.left or not rect.top > rect.bottom:
+            raw.FPDFText_GetCharBox(layer, index, *sides)
+            left, right, bottom, top = (side.value for side in sides)
+            corners = [(left, bottom), (right, top)]
+        size = raw.FPDFText_GetFontSize(layer, index)
+        if raw.FPDFText_GetMatrix(layer, index, matrix):
+            size *= math.hypot(matrix.c, matrix.d)
+        angle = raw.FPDFText_GetCharAngle(layer, index)  # counterclockwise from the page's x axis, in radians
+        turn = (page_turn + (round(math.degrees(angle) / 90) * 90 if angle > 0 else 0)) % 360
+        drawn = raw.FPDFText_GetTextObject(layer, index)
+        key = ctypes.addressof(drawn.contents) if drawn else 0
+        if key not in fonts:
+            fonts[key] = _read_font(drawn, raw.FPDFText_GetFontWeight(layer, index))
+        is_unknown = raw.FPDFText_HasUnicodeMapError(layer, index) == 1 or _is_unknown(code)
+        box = _box([place(x, y) for x, y in corners])
+        yield (
+            _Char(
+                text=text, box=box, size_pt=size, turn=turn, font=fonts[key], is_hyphen=is_hyphen or text == "\u00ad"
+            ),
+            is_unknown,
+        )
+
+
+def _is_unknown(code: int) -> bool:
+    is_control = code < 0x20 and code != _LINE_BREAK_HYPHEN
+    return is_control or code == 0xFFFD or 0xE000 <= code <= 0xF8FF or code >= 0xF0000
+
+
+def _read_font(drawn: Any, weight: int) -> _Font:
+    """Return what matters of the font of a text object, by its weight, flags and name."""
+    import pypdfium2.raw as raw
+
+    if not drawn:
+        return _Font(is_bold=weight >= 600, is_mono=False, is_invisible=False)
+    font = raw.FPDFTextObj_GetFont(drawn)
+    buffer = ctypes.create_string_buffer(128)
+    raw.FPDFFont_GetBaseFontName(font, buffer, len(buffer))
+    name = buffer.value.decode("latin-1").lower()
+    flags = raw.FPDFFont_GetFlags(font)
+    return _Font(
+        is_bold=weight >= 600 or bool(flags > 0 and flags & 1 << 18) or any(word in name for word in _BOLD_WORDS),
+        is_mono=bool(flags > 0 and flags & 1) or any(word in name for word in _MONO_WORDS),
+        is_invisible=raw.FPDFTextObj_GetTextRenderMode(drawn) == _INVISIBLE,
+    )
+
+
+def _goes_on(last: _Char, char: _Char) -> bool:
+    """Tell whether a character belongs to the same word as the one before it."""
+    if last.turn != char.turn:
+        return False
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = last.box, char.box
+    em = max(1.0, last.size_pt, char.size_pt)
+    if char.turn in (90, 270):
+        overlap, gap = min(x1, u1) - max(x0, u0), (v0 - y1 if char.turn == 90 else y0 - v1)
+        height = min(x1 - x0, u1 - u0)
+    else:
+        overlap, gap = min(y1, v1) - max(y0, v0), (u0 - x1 if char.turn == 0 else x0 - u1)
+        height = min(y1 - y0, v1 - v0)
+    return overlap > 0.3 * height and -0.8 * em < gap < 0.2 * em
+
+
+def _finished(chars: Sequence[_Char]) -> list[Word]:
+    if not chars:
+        return []
+    boxes = [char.box for char in chars]
+    return [
+        Word(
+            text="".join(char.text for char in chars if char.text != "\u00ad") + "-" * (chars[-1].text == "\u00ad"),
+            box=(
+                min(b[0] for b in boxes),
+                min(b[1] for b in boxes),
+                max(b[2] for b in boxes),
+                max(b[3] for b in boxes),
+            ),
+            size_pt=max(char.size_pt for char in chars),
+            is_bold=2 * sum(char.font.is_bold for char in chars) > len(chars),
+            is_mono=2 * sum(char.font.is_mono for char in chars) > len(chars),
+            turn=chars[0].turn,
+            has_hyphen=chars[-1].is_hyphen,
+        )
+    ]
+
+
+def _graphics(page: PdfPage, place: Callable[[float, float], Point]) -> tuple[list[BoxPt], list[Picture]]:
+    """Return the ruled lines, and pictures with the drawings of curves and slanted lines."""
+    import pypdfium2.raw as raw
+
+    rules: list[BoxPt] = []
+    pictures: list[Picture] = []
+    shown = {raw.FPDF_PAGEOBJ_PATH, raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_SHADING}
+    forms: dict[int, tuple[float, ...]] = {}
+    for number, drawn in enumerate(page.get_objects(max_depth=4)):
+        if number >= MAX_OBJECTS:
+            break
+        if drawn.type == raw.FPDF_PAGEOBJ_FORM:
+            forms[id(drawn)] = _times(_matrix(drawn), forms.get(id(drawn.container), _IDENTITY))
+            _KEPT.append(drawn)  # its id must not be given to another object
+            continue
+        if drawn.type not in shown:
+            continue
+        onto = forms.get(id(drawn.container), _IDENTITY)
+        left, bottom, right, top = drawn.get_bounds()
+        corners = [(left, bottom), (right, top), (left, top), (right, bottom)]
+        box = _box([place(*_moved(onto, corner)) for corner in corners])
+        if drawn.type != raw.FPDF_PAGEOBJ_PATH:
+            pictures.append(Picture(box=box))
+            continue
+        matrix = _times(_matrix(drawn), onto)
+        lines, is_drawing = _path_lines(drawn, lambda x, y, by=matrix: place(*_moved(by, (x, y))))
+        rules += lines
+        if is_drawing:
+            pictures.append(Picture(box=box, is_drawing=True))
+    _KEPT.clear()
+    return rules, pictures
+
+
+_KEPT: list[Any] = []
+_IDENTITY = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
+
+
+def _matrix(drawn: Any) -> tuple[float, ...]:
+    matrix = drawn.get_matrix()
+    return (matrix.a, matrix.b, matrix.c, matrix.d, matrix.e, matrix.f)
+
+
+def _times(first: tuple[float, ...], then: tuple[float, ...]) -> tuple[float, ...]:
+    a, b, c, d, e, f = first
+    p, q, r, s, t, u = then
+    return a * p + b * r, a * q + b * s, c * p + d * r, c * q + d * s, e * p + f * r + t, e * q + f * s + u
+
+
+def _moved(by: tuple[float, ...], point: Point) -> Point:
+    x, y = point
+    return by[0] * x + by[2] * y + by[4], by[1] * x + by[3] * y + by[5]
+
+
+def _path_lines(drawn: Any, place: Callable[[float, float], Point]) -> tuple[list[BoxPt], bool]:
+    """Return the horizontal and vertical lines of a path, and whether it also has curves or slanted lines."""
+    import pypdfium2.raw as raw
+
+    fill, stroke = ctypes.c_int(), ctypes.c_int()
+    raw.FPDFPath_GetDrawMode(drawn, fill, stroke)
+    if not fill.value and not stroke.value:
+        return [], False  # a clipping path, which is not seen
+    points: list[Point] = []
+    lines: list[BoxPt] = []
+    is_drawing = False
+    x, y = ctypes.c_float(), ctypes.c_float()
+    count = raw.FPDFPath_CountSegments(drawn)
+    for index in range(min(count, MAX_SEGMENTS)):
+        segment = raw.FPDFPath_GetPathSegment(drawn, index)
+        raw.FPDFPathSegment_GetPoint(segment, x, y)
+        point = place(x.value, y.value)
+        kind = raw.FPDFPathSegment_GetType(segment)
+        if kind == raw.FPDF_SEGMENT_MOVETO:
+            points = [point]
+        elif kind == raw.FPDF_SEGMENT_LINETO and points:
+            line = _box([points[-1], point])
+            if min(line[2] - line[0], line[3] - line[1]) > 0.5:
+                is_drawing = True
+            elif stroke.value:
+                lines.append(line)
+            points.append(point)
+        else:
+            is_drawing = True
+            points.append(point)
+        if raw.FPDFPathSegment_GetClose(segment) and stroke.value and len(points) > 1:
+            line = _box([points[-1], points[0]])
+            if min(line[2] - line[0], line[3] - line[1]) <= 0.5:
+                lines.append(line)
+    if fill.value and not is_drawing and points:
+        lines += _filled_lines(points, is_stroked=bool(stroke.value))
+    return lines, is_drawing
+
+
+def _filled_lines(points: Sequence[Point], *, is_stroked: bool) -> list[BoxPt]:
+    """Return the line that a thin filled rectangle is, or the sides of a larger one: the background of a cell."""
+    x0, y0, x1, y1 = box = _box(points)
+    if min(x1 - x0, y1 - y0) <= THIN_PT:
+        return [box]
+    if is_stroked:
+        return []  # its sides were already counted
+    return [(x0, y0, x1, y0), (x0, y1, x1, y1), (x0, y0, x0, y1), (x1, y0, x1, y1)]
+
+
+def _within(boxes: Sequence[BoxPt], size: Point) -> Iterator[BoxPt]:
+    """Yield the boxes cut to the page, without those outside of it."""
+    for x0, y0, x1, y1 in boxes:
+        cut = max(0.0, x0), max(0.0, y0), min(size[0], x1), min(size[1], y1)
+        if cut[0] <= cut[2] and cut[1] <= cut[3]:
+            yield cut
+
+
+MIN_PICTURE_PT = 24.0  # smaller ones are bullets, rules and ornaments
+MIN_DRAWN = 4  # a drawing has at least so many curves and slanted lines
+NEAR_PT = 12.0
+
+
+def _merged(pictures: Sequence[Picture], size: Point) -> list[Picture]:
+    """Join pictures that touch, as the strips of a scan do, and paths that are near each other to drawings.
+
+    What is small and stands alone is left out.
+    """
+    found: list[Picture] = []
+    for is_drawing, near in ((False, 1.0), (True, NEAR_PT)):
+        boxes = list(_within([p.box for p in pictures if p.is_drawing == is_drawing], size))
+        for box, count in _clusters(boxes, near):
+            is_large = min(box[2] - box[0], box[3] - box[1]) >= MIN_PICTURE_PT
+            if is_large and (not is_drawing or count >= MIN_DRAWN):
+                found.append(Picture(box=box, is_drawing=is_drawing))
+    return found
+
+
+MAX_CLUSTERED = 2_000
+
+
+def _clusters(boxes: Sequence[BoxPt], near: float) -> list[tuple[BoxPt, int]]:
+    """Return the boxes around boxes that are at most `near` apart, and how many each holds."""
+    clusters: list[tuple[BoxPt, int]] = []
+    for box in boxes[:MAX_CLUSTERED]:
+        joined, count, rest = box, 1, []
+        for other, number in clusters:
+            if _distance(joined, other) <= near:
+                joined, count = _around(joined, other), count + number
+            else:
+                rest.append((other, number))
+        clusters = [*rest, (joined, count)]
+    while True:  # a cluster that grew may now touch one that it was compared with before
+        before = len(clusters)
+        merged: list[tuple[BoxPt, int]] = []
+        for box, count in clusters:
+            for index, (other, number) in enumerate(merged):
+                if _distance(box, other) <= near:
+                    merged[index] = _around(box, other), count + number
+                    break
+            else:
+                merged.append((box, count))
+        clusters = merged
+        if len(clusters) == before:
+            return clusters
+
+
+def _around(a: BoxPt, b: BoxPt) -> BoxPt:
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def _distance(a: BoxPt, b: BoxPt) -> float:
+    return max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3], 0.0)
