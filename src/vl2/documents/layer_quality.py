@@ -6,7 +6,7 @@ A layer is refused for the first of these reasons:
 2. More than 5 % of the characters are unknown: their font maps them to no character, or to one for private use.
 3. More than half of the characters are invisible, as in the layer that OCR adds to a scan.
 4. A picture covers at least half of the page, and the layer has fewer than 200 characters.
-5. Of at least 20 Latin words of four or more letters, more than 30 % have no vowel: the font maps characters wrongly.
+5. Of at least 20 Latin words of four or more letters, more than 15 % have no vowel: the font maps characters wrongly.
 
 An empty page is good: there is nothing to read.
 """
@@ -23,7 +23,7 @@ MAX_INVISIBLE = 0.5
 MAX_PICTURE = 0.5  # of the page's area
 FEW_CHARS = 200
 MIN_WORDS = 20
-MAX_WITHOUT_VOWEL = 0.3
+MAX_WITHOUT_VOWEL = 0.15
 
 _LATIN_WORD = re.compile(r"[A-Za-z\u00c0-\u024f]{4,}")
 _VOWELS = frozenset("aeiouyAEIOUYæøœÆØŒıǝ")

@@ -147,15 +147,22 @@ def _text_blocks(lines: Sequence[Line], vocabulary: Set[str]) -> list[tuple[Docu
     blocks: list[tuple[DocumentBlock, BoxPt]] = []
     for is_list, group in itertools.groupby(found, key=lambda block: block.type == "list_item"):
         run = list(group)
-        indents = sorted({_indent(block) for block in run})
-        blocks += [
-            (_text_block(block, 1 + indents.index(_indent(block)) if is_list else None), block.box) for block in run
-        ]
+        levels = _levels([block.indent_pt / block.size_pt for block in run]) if is_list else [None] * len(run)
+        blocks += [(_text_block(block, level), block.box) for block, level in zip(run, levels, strict=True)]
     return blocks
 
 
-def _indent(block: TextBlock) -> int:
-    return round(block.indent_pt / (1.5 * block.size_pt))
+def _levels(indents: Sequence[float]) -> list[int | None]:
+    """Return the level of each item of a list by its indent, in ems."""
+    levels: list[int | None] = []
+    outer: list[float] = []
+    for indent in indents:
+        while outer and indent < outer[-1] - 0.5:
+            outer.pop()
+        if not outer or indent > outer[-1] + 0.5:
+            outer.append(indent)
+        levels.append(len(outer))
+    return levels
 
 
 def _text_block(block: TextBlock, level: int | None) -> DocumentBlock:

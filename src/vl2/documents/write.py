@@ -13,9 +13,10 @@ from vl2.process.page_tables import TableFormat, tables_to_markdown
 
 # At the start of a paragraph these would begin a heading, a list, a quotation or a rule.
 _BLOCK_MARK = re.compile(
-    r"^(?:#{1,6}(?=\s|$)|[-+*>](?=\s|$)|={3,}|-{3,}|~{3,}|(?P<digits>\d{1,9})(?P<end>[.)])(?=\s|$))"
+    r"^(?:>|#{1,6}(?=\s|$)|[-+](?=\s|$)|[-=_](?=[\s\-=_]*$)|~~~|(?P<digits>\d{1,9})(?=[.)](?:\s|$)))"
 )
-_INLINE_MARK = re.compile(r"([\\`*]|~~|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w{1,31};)|\](?=[(\[])|(?<=!)\[)")
+# Within a line these begin code, emphasis, a link, a tag, an address or an entity.
+_INLINE_MARK = re.compile(r"[\\`*]|~~|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|&(?=#?\w{1,31};)|!?\[(?=[^\]]*\][(\[:])|\](?=[(\[:])")
 
 
 def to_markdown(blocks: Iterable[DocumentBlock], *, tables: TableFormat = "html") -> str:
@@ -68,13 +69,12 @@ def _markdown_of(block: DocumentBlock, tables: TableFormat) -> str:
 
 def escape_markdown(text: str) -> str:
     """Return plain text as Markdown that shows it."""
-    shown = _INLINE_MARK.sub(r"\\\1", text)
+    shown = _INLINE_MARK.sub(lambda mark: "".join(f"\\{sign}" for sign in mark.group()), text)
     mark = _BLOCK_MARK.match(shown)
     if mark is None:
         return shown
-    if mark["digits"] is not None:
-        return f"{mark['digits']}\\{shown[mark.end('digits') :]}"
-    return f"\\{shown}"
+    end = 0 if mark["digits"] is None else mark.end("digits")
+    return f"{shown[:end]}\\{shown[end:]}"
 
 
 def to_html(document: ReadDocument, blocks: Sequence[DocumentBlock]) -> str:

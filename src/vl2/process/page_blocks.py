@@ -70,7 +70,8 @@ def parse_blocks(text: str, page_sizes: Sequence[Size] = ()) -> list[PageBlock]:
             page, has_pages = page + has_pages, True
         label, boxes = _read_opening(opening)
         tags = (start, start) if opening is None else opening.span()
-        span = (start, start + len(content)) if content.strip() else tags
+        begin = start + len(content) - len(content.lstrip())
+        span = (begin, start + len(content.rstrip())) if content.strip() else tags
         content = _TAG.sub("", content).strip()
         if not (content or label or boxes):
             continue
