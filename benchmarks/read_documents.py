@@ -1,12 +1,14 @@
 """How well `vl2 read` reads real PDF files: their text layers against another extractor, and their pictures' path.
 
-    python benchmarks/read_documents.py FOLDER --to OUT [--pages 3] [--receipts SROIE_FOLDER]
+    python benchmarks/read_documents.py FOLDER --to OUT [--first 1] [--pages 3] [--receipts SROIE_FOLDER]
 
-FOLDER holds PDF files. The first pages of each are read from the text layer and compared with what poppler's
+FOLDER holds PDF files. Some pages of each are read from the text layer and compared with what poppler's
 `pdftotext` (package poppler-utils) says of the same pages. Three figures of each file, all of normalized words:
 
 - found: the part of pdftotext's words that are there, and right: the part of ours that pdftotext has too;
-- order: 1 less the edit distance of the two sequences of words, divided by the longer one's length.
+- order: 1 less the edit distance of the two sequences of words, divided by the longer one's length. pdftotext has two
+  orders: by columns, which tears titles from their page numbers, and by rows (-layout), which mixes columns. Of each
+  page the closer one counts.
 
 Then every page is read once more as a picture by a perfect reader: a stand-in for a model that answers with the
 page's own blocks in the form of DeepSeek-OCR. What the document is made of must be the same words; "lost" counts those
@@ -21,6 +23,7 @@ import argparse
 import io
 import re
 import subprocess
+import tempfile
 import time
 import unicodedata
 from collections import Counter
@@ -30,6 +33,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from vl2.batch_job.file_items import count_pages
 from vl2.documents import DocumentBlock, read, to_markdown
 from vl2.documents.block import DocumentPage
 from vl2.eval.score.text_rules import edit_distance
@@ -86,8 +90,8 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", re.sub(rf"[{HYPHENS}_'’]", "", text))
 
 
-def pdftotext(path: Path, page: int) -> str:
-    command = ["pdftotext", "-f", str(page), "-l", str(page), path.as_posix(), "-"]
+def pdftotext(path: Path, page: int, *flags: str) -> str:
+    command = ["pdftotext", *flags, "-f", str(page), "-l", str(page), path.as_posix(), "-"]
     return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode("utf-8", "replace")
 
 
@@ -98,10 +102,11 @@ def order_of(ours: Sequence[str], theirs: Sequence[str]) -> float:
     return 1 - edit_distance(a, b) / max(1, len(a), len(b))
 
 
-def measure(path: Path, num_pages: int, to: Path) -> Scores:
+def measure(path: Path, first: int, num_pages: int, to: Path) -> Scores:
     """Read a file, write its Markdown, and return its scores."""
     began = time.monotonic()
-    (document,) = read(path, pages=f"1-{num_pages}", text_layer="always")
+    pages = f"{first}-{first + num_pages - 1}"
+    (document,) = read(path, pages=pages, text_layer="always")
     seconds = time.monotonic() - began
     write_whole(to / f"{path.stem}.md", to_markdown(document.body) + "\n")
     ours: list[str] = []
@@ -109,7 +114,9 @@ def measure(path: Path, num_pages: int, to: Path) -> Scores:
     orders: list[tuple[float, int]] = []
     for page in document.pages:
         mine, other = words_of(shown(page.blocks)), words_of(pdftotext(path, page.number))
-        orders.append((order_of(mine, other), max(len(mine), len(other))))
+        by_rows = words_of(pdftotext(path, page.number, "-layout"))
+        order = max(order_of(mine, other), order_of(mine, by_rows))
+        orders.append((order, max(len(mine), len(other))))
         ours += mine
         theirs += other
     common = sum((Counter(ours) & Counter(theirs)).values())
@@ -121,7 +128,7 @@ def measure(path: Path, num_pages: int, to: Path) -> Scores:
         right=common / max(1, len(ours)),
         order=sum(order * count for order, count in orders) / max(1, total),
         seconds_per_page=seconds / max(1, len(document.pages)),
-        num_lost=num_lost(path, document.pages, num_pages),
+        num_lost=num_lost(path, document.pages, pages),
     )
 
 
@@ -130,10 +137,10 @@ def shown(blocks: Sequence[DocumentBlock]) -> str:
     return "\n\n".join(f"{block.marker} {block.text}" for block in blocks)
 
 
-def num_lost(path: Path, pages: Sequence[DocumentPage], num_pages: int) -> int:
+def num_lost(path: Path, pages: Sequence[DocumentPage], numbers: str) -> int:
     """Return how many words of the pages are not in the document that a perfect reader's answers become."""
     model = PerfectReader(pages)
-    (document,) = read(path, model, pages=f"1-{num_pages}", text_layer="never")  # type: ignore[arg-type]
+    (document,) = read(path, model, pages=numbers, text_layer="never")  # type: ignore[arg-type]
     given = Counter(words_of("\n".join(to_markdown([block]) for page in pages for block in page.blocks)))
     # A word that a page break cut is whole afterwards, so the text is compared without spaces.
     letters = Counter("".join(words_of("\n".join(to_markdown([block]) for block in document.blocks))))
@@ -145,8 +152,6 @@ def measure_receipts(folder: Path, limit: int) -> tuple[int, int]:
     """Return how many receipts were read by a perfect reader of plain text, and how many letters were lost."""
     import pyarrow.parquet as pq
     from PIL import Image
-
-    import tempfile
 
     count = lost = 0
     with tempfile.TemporaryDirectory() as there:
@@ -171,7 +176,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--to", type=Path, required=True)
-    parser.add_argument("--pages", type=int, default=3)
+    parser.add_argument("--pages", type=int, default=3, help="pages of each file")
+    parser.add_argument("--first", type=int, default=1, help="the first of them; shorter files are left out")
     parser.add_argument("--receipts", type=Path)
     parser.add_argument("--max-receipts", type=int, default=100)
     given = parser.parse_args()
@@ -181,7 +187,9 @@ def main() -> None:
     ]
     measured = []
     for path in sorted(given.folder.glob("*.pdf")):
-        s = measure(path, given.pages, given.to)
+        if count_pages(path) < given.first:
+            continue
+        s = measure(path, given.first, given.pages, given.to)
         measured.append(s)
         lines.append(
             f"| {path.stem} | {s.num_pages} | {s.num_words} | {s.found:.3f} | {s.right:.3f} | {s.order:.3f} "

@@ -82,14 +82,15 @@ def placed_pdf(pages: Sequence[Sequence[Mark]], *, rotate: int = 0) -> bytes:
     """Return a PDF file whose pages have these marks. `rotate` is the pages' own rotation."""
     kids = " ".join(f"{6 + 2 * index} 0 R" for index in range(len(pages)))
     fonts = " ".join(
-        f"/{name} << /Type /Font /Subtype /Type1 /BaseFont /{base} /Encoding /WinAnsiEncoding >>" for name, base in FONTS.items()
+        f"/{name} << /Type /Font /Subtype /Type1 /BaseFont /{base} /Encoding /WinAnsiEncoding >>"
+        for name, base in FONTS.items()
     )
     objects = [
         "<< /Type /Catalog /Pages 2 0 R >>",
         f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>",
         f"<< /Font << {fonts} >> /XObject << /Dot 4 0 R >> >>",
-        "<< /Type /XObject /Subtype /Image /Width 1 /Height 1 /ColorSpace /DeviceGray /BitsPerComponent 8 /Length 1 >>\n"
-        "stream\n@\nendstream",
+        "<< /Type /XObject /Subtype /Image /Width 1 /Height 1 /ColorSpace /DeviceGray /BitsPerComponent 8 "
+        "/Length 1 >>\nstream\n@\nendstream",
         "null",
     ]
     for index, marks in enumerate(pages):
@@ -110,7 +111,9 @@ def paragraph(text: str, *, x: float, y: float, width: float, size: float = 10, 
             lines[-1] += f" {word}"
         else:
             lines.append(word)
-    return [Placed(text=line, x=x, y=y + 1.2 * size * number, size=size, font=font) for number, line in enumerate(lines)]
+    return [
+        Placed(text=line, x=x, y=y + 1.2 * size * number, size=size, font=font) for number, line in enumerate(lines)
+    ]
 
 
 def text_width(text: str, size: float) -> float:

@@ -52,7 +52,9 @@ def test_running_titles_with_page_numbers_are_furniture_though_their_words_chang
 
 
 def test_text_at_an_edge_that_does_not_repeat_stays() -> None:
-    found = document([block("A title of the first page", 60), BODY[0]], [block("Another text at the edge.", 60), BODY[1]])
+    found = document(
+        [block("A title of the first page", 60), BODY[0]], [block("Another text at the edge.", 60), BODY[1]]
+    )
     assert not any(each.is_furniture for each in found)
 
 
@@ -79,7 +81,8 @@ def test_what_the_model_calls_a_footer_is_one() -> None:
     ],
 )
 def test_a_paragraph_that_a_page_cut_is_joined(before: str, after: str, joined: str | None) -> None:
-    found = document([block(before, 1200), block("12", 1350)], [block("Header", 60), block(after, 200)], [block("Header", 60)])  # fmt: skip
+    header = block("Header", 60)
+    found = document([block(before, 1200), block("12", 1350)], [header, block(after, 200)], [header])
     body = [each for each in found if not each.is_furniture]
     if joined is None:
         assert kinds(body) == [("paragraph", before), ("paragraph", after)]
@@ -108,7 +111,9 @@ def table(*rows: Sequence[str], has_header: bool = False) -> DocumentBlock:
 def test_a_table_that_goes_on_is_one_and_its_repeated_header_is_dropped() -> None:
     head = ("Year", "Boats")
     found = document(
-        [table(head, ("1901", "12"), has_header=True)], [table(head, ("1902", "9"), has_header=True)], [table(("1903", "11"))]
+        [table(head, ("1901", "12"), has_header=True)],
+        [table(head, ("1902", "9"), has_header=True)],
+        [table(("1903", "11"))],
     )
     (whole,) = found
     read = read_table(whole.text)
@@ -124,7 +129,8 @@ def test_tables_of_other_widths_or_with_other_headers_stay_apart() -> None:
 
 
 def test_spans_count_for_the_width_of_a_table() -> None:
-    first = read_table('<table><tr><td colspan="2">a</td></tr><tr><td rowspan="2">b</td><td>c</td></tr><tr><td>d</td></tr></table>')  # fmt: skip
+    rows = ('<td colspan="2">a</td>', '<td rowspan="2">b</td><td>c</td>', "<td>d</td>")
+    first = read_table(f"<table><tr>{'</tr><tr>'.join(rows)}</tr></table>")
     assert first is not None
     assert first.num_columns == 2
     assert [[column for column, _ in row] for row in first.placed()] == [[0], [0, 1], [1]]

@@ -48,7 +48,8 @@ def test_blocks_of_deepseek_ocr_have_types_and_boxes() -> None:
 
 
 def test_plain_text_of_deepseek_vl2_has_paragraphs_without_boxes() -> None:
-    text = "# Rivers\nThe river rises\nin the hills.\n\n1. first\n2. second\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```py\nx = 1\n```"
+    table, code = "| a | b |\n|---|---|\n| 1 | 2 |", "```py\nx = 1\n```"
+    text = f"# Rivers\nThe river rises\nin the hills.\n\n1. first\n2. second\n\n{table}\n\n{code}"
     page = model_page(reply(text, "DeepSeek-VL2"), 1)
     assert [(b.type, b.marker, b.text) for b in page.blocks][:4] == [
         ("heading", "", "Rivers"),
@@ -64,7 +65,8 @@ def test_plain_text_of_deepseek_vl2_has_paragraphs_without_boxes() -> None:
 
 def test_confidence_is_the_mean_probability_of_a_blocks_tokens() -> None:
     first, second = "First block.", "Second block."
-    text = f"<|ref|>text<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>\n{first}\n<|ref|>text<|/ref|><|det|>[[0, 9, 9, 18]]<|/det|>\n{second}"
+    tag = "<|ref|>text<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>"
+    text = f"{tag}\n{first}\n{tag}\n{second}"
     ends, probabilities = [], []
     for end in range(1, len(text) + 1):  # a token for each letter
         ends.append(end)
@@ -74,13 +76,20 @@ def test_confidence_is_the_mean_probability_of_a_blocks_tokens() -> None:
     assert model_page(reply(text), 1).blocks[0].confidence is None
 
 
-WORDS = st.lists(st.sampled_from(["a", "b1", "*", "|", "#", "-", "1.", "```", "<table>", "<tr>", "<td>", "</table>", "\n",
-                                  "\n\n", "<|ref|>", "<|/ref|>", "<|det|>", "\\[", "\\]", "$$", "|---|", "界"]), max_size=40)  # fmt: skip
+PIECES = (
+    "a", "b1", "*", "|", "#", "-", "1.", "```", "<table>", "<tr>", "<td>", "</table>", "<|ref|>", "<|/ref|>", "<|det|>",
+    "\\[", "\\]", "$$", "|---|", "界", "\n", "\n\n",
+)  # fmt: skip
+WORDS = st.lists(st.sampled_from(PIECES), max_size=40)
 
 
 @settings(max_examples=200, deadline=None)
 @given(WORDS, st.sampled_from(["DeepSeek-VL2", "DeepSeek-OCR"]))
 def test_no_word_of_an_answer_is_lost(words: list[str], kind: str) -> None:
+    if kind == "DeepSeek-VL2":
+        words = [
+            word for word in words if "det|>" not in word
+        ]  # boxes of DeepSeek-VL2 are dropped with what is in them
     text = " ".join(words).strip()
     page = model_page(reply(text, kind), 1)
     shown = to_markdown(page.blocks)

@@ -57,9 +57,10 @@ def test_paragraphs_end_at_gaps_indents_and_short_lines(tmp_path: Path) -> None:
 
 
 def test_words_that_a_line_cut_are_joined(tmp_path: Path) -> None:
-    marks = [Placed(text=text, x=72, y=100 + 12 * number)
-             for number, text in enumerate(["the cattle are in the mead-", "ows, well-known and well-", "known since 1902"])]  # fmt: skip
-    assert read(tmp_path, *marks) == [("paragraph", "the cattle are in the meadows, well-known and well-known since 1902")]
+    lines = ["the cattle are in the mead-", "ows, well-known and well-", "known since 1902"]
+    marks = [Placed(text=text, x=72, y=100 + 12 * number) for number, text in enumerate(lines)]
+    ((_, text),) = read(tmp_path, *marks)
+    assert text == "the cattle are in the meadows, well-known and well-known since 1902"
 
 
 def test_headings_lists_and_code(tmp_path: Path) -> None:
@@ -88,7 +89,10 @@ def test_headings_lists_and_code(tmp_path: Path) -> None:
 
 
 def grid(xs: list[int], ys: list[int]) -> list[Mark]:
-    return [*(Ruled(x0=xs[0], y0=y, x1=xs[-1], y1=y) for y in ys), *(Ruled(x0=x, y0=ys[0], x1=x, y1=ys[-1]) for x in xs)]
+    return [
+        *(Ruled(x0=xs[0], y0=y, x1=xs[-1], y1=y) for y in ys),
+        *(Ruled(x0=x, y0=ys[0], x1=x, y1=ys[-1]) for x in xs),
+    ]
 
 
 def test_a_table_in_lines_keeps_its_cells(tmp_path: Path) -> None:
@@ -114,7 +118,11 @@ def test_cells_without_a_line_between_are_one(tmp_path: Path) -> None:
     ((_, html),) = read(tmp_path, *marks)
     table = read_table(html)
     assert table is not None
-    assert [(cell.text, cell.num_columns) for row in table.rows for cell in row] == [("over both", 2), ("a", 1), ("b", 1)]
+    assert [(cell.text, cell.num_columns) for row in table.rows for cell in row] == [
+        ("over both", 2),
+        ("a", 1),
+        ("b", 1),
+    ]
 
 
 def test_rows_between_two_lines_are_split_where_no_text_is_broken(tmp_path: Path) -> None:
@@ -147,7 +155,9 @@ def test_a_frame_around_text_is_no_table(tmp_path: Path) -> None:
 
 
 def test_a_list_is_no_table(tmp_path: Path) -> None:
-    marks = [Placed(text=text, x=x, y=100 + 14 * number) for number in range(4) for x, text in ((72, "-"), (110, "item"))]
+    marks = [
+        Placed(text=text, x=x, y=100 + 14 * number) for number in range(4) for x, text in ((72, "-"), (110, "item"))
+    ]
     assert read(tmp_path, *marks) == [("list_item", "item")] * 4
 
 
@@ -159,7 +169,12 @@ def test_a_figure_stands_where_it_is_with_its_caption(tmp_path: Path) -> None:
         *paragraph(SECOND, x=72, y=350, width=400),
     ]
     (page,) = layer_pages(write_pdf(tmp_path / "a.pdf", marks))
-    assert texts(page.blocks) == [("paragraph", FIRST), ("figure", ""), ("caption", "Figure 3: The ferry"), ("paragraph", SECOND)]  # fmt: skip
+    assert texts(page.blocks) == [
+        ("paragraph", FIRST),
+        ("figure", ""),
+        ("caption", "Figure 3: The ferry"),
+        ("paragraph", SECOND),
+    ]
     assert page.blocks[1].places[0].box_px == (200, 300, 600, 600)
     assert all(block.confidence is None for block in page.blocks)
 

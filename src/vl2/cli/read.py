@@ -141,10 +141,10 @@ class Read:
 
     def _outputs(self, items: Sequence[SourceItem]) -> list[Path]:
         """Return the file for each document, in their order."""
-        from vl2.documents.sources import file_stems_of
+        from vl2.batch_job.exports import file_stems
 
         out, suffix = local_path(self.out or ""), SUFFIXES[self.format]
-        stems = file_stems_of(item.file for item in items)
+        stems = file_stems(item.file for item in items).values()
         if not out.suffix:
             return [out / f"{stem}{suffix}" for stem in stems]
         if out.suffix.lower() != suffix:

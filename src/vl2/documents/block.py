@@ -42,7 +42,7 @@ class DocumentBlock:
     places: tuple[BlockPlace, ...]
     source: BlockSource
     level: int | None = None  # of a heading, 1 is the highest; of a list item, 1 is the outermost
-    marker: str = ""  # of a list item, such as "1."; "" for a bullet
+    marker: str = ""  # of a list item, such as "1.", "" for a bullet; of code, its language
     confidence: float | None = None  # mean probability of the block's tokens; None if no model read it
     label: str = ""  # the model's own word for the type
     font_pt: float | None = None  # in a text layer: the size of most characters, in points

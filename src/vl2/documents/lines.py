@@ -14,7 +14,7 @@ SPACE_EM = 0.25
 CELL_GAP_EM = 1.8  # a wider gap within a line separates cells
 _BULLET = re.compile(r"[•●○◦▪■□▸►‣⁃∙·–—*\-\uf0b7]$")
 _NUMBER = re.compile(r"(?:\d{1,3}|[a-z]|[ivx]{2,4})[.)]$|\((?:\d{1,3}|[a-z]|[ivx]{1,4})\)$|\[\d{1,3}\]$")
-LEADER = re.compile(r"\s?(?:\.\s?){5,}|\s?[…·]{3,}\s?")
+LEADER = re.compile(r"\s?(?:\.\s?){5,}|(?:\s\.){2,}\s|\s?[…·]{3,}\s?")
 # Chinese, Japanese and their punctuation, which are written without spaces.
 _UNSPACED = re.compile(r"[\u2e80-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 

@@ -30,7 +30,7 @@ TYPES: dict[str, BlockType] = {
 _HEADING = re.compile(r"(#{1,6})\s+(.*)", re.DOTALL)
 _ITEM = re.compile(r"(?P<indent>[ \t]{0,12})(?:[-*+•]|(?P<marker>\d{1,3}[.)]))\s+(?P<text>.*)")
 _FORMULA = re.compile(r"(?:\\\[(?P<a>.*)\\\]|\$\$(?P<b>.*)\$\$)", re.DOTALL)
-_FENCE = re.compile(r"(`{3,})[^\n`]*\n(.*?)\n?\1", re.DOTALL)
+_FENCE = re.compile(r"(`{3,})([^\n`]*)\n(.*?)\n?\1", re.DOTALL)
 _ROW = re.compile(r"\s*\|.*\|\s*")
 _DASHES = re.compile(r"\s*\|(?:\s*:?-+:?\s*\|)+\s*")
 
@@ -102,7 +102,7 @@ def _inner(text: str, kind: BlockType) -> str:
         return text.strip() if found is None else (found["a"] or found["b"] or "").strip()
     if kind == "code":
         fenced = _FENCE.fullmatch(text.strip())
-        return text if fenced is None else fenced[2]
+        return text if fenced is None else fenced[3]
     return text
 
 
@@ -120,7 +120,7 @@ def _code_and_text(text: str) -> Iterator[tuple[BlockType, str, int | None, str]
     done = 0
     for fenced in _FENCE.finditer(text):
         yield from _paragraphs(text[done : fenced.start()])
-        yield "code", fenced[2], None, ""
+        yield "code", fenced[3], None, fenced[2].strip()
         done = fenced.end()
     yield from _paragraphs(text[done:])
 

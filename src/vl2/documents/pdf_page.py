@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ MAX_CHARS = 200_000  # of a page; a page of a telephone book has some 20,000
 MAX_OBJECTS = 50_000  # of a page that are looked at
 MAX_SEGMENTS = 2_000  # of a path that are looked at
 THIN_PT = 3.0  # a filled rectangle up to this thickness is a ruled line
+MAX_GAP_EM = 0.2  # between characters of a word
+MAX_BACK_EM = 1.2  # the letters of a ligature share one box
 _INVISIBLE = 3  # the text render mode of layers that were added by OCR
 _LINE_BREAK_HYPHEN = 2  # what PDFium gives for a hyphen at the end of a line
 _BOLD_WORDS = ("bold", "black", "heavy", "semibold", "demi", "cmbx", "sfbx", "medi")
@@ -236,7 +240,7 @@ def _goes_on(last: _Char, char: _Char) -> bool:
     else:
         overlap, gap = min(y1, v1) - max(y0, v0), (u0 - x1 if char.turn == 0 else x0 - u1)
         height = min(y1 - y0, v1 - v0)
-    return overlap > 0.3 * height and -0.8 * em < gap < 0.2 * em
+    return overlap > 0.3 * height and -MAX_BACK_EM * em < gap < MAX_GAP_EM * em
 
 
 def _finished(chars: Sequence[_Char]) -> list[Word]:
@@ -245,7 +249,8 @@ def _finished(chars: Sequence[_Char]) -> list[Word]:
     boxes = [char.box for char in chars]
     return [
         Word(
-            text="".join(char.text for char in chars if char.text != "\u00ad") + "-" * (chars[-1].text == "\u00ad"),
+            text=_with_accents("".join(char.text for char in chars if char.text != "\u00ad"))
+            + "-" * (chars[-1].text == "\u00ad"),
             box=(
                 min(b[0] for b in boxes),
                 min(b[1] for b in boxes),
@@ -259,6 +264,20 @@ def _finished(chars: Sequence[_Char]) -> list[Word]:
             has_hyphen=chars[-1].is_hyphen,
         )
     ]
+
+
+_ACCENTS = dict(zip("´¨ˆ˜ˇ˘¯˙˝¸", "\u0301\u0308\u0302\u0303\u030c\u0306\u0304\u0307\u030b\u0327", strict=True))
+_ACCENTED = re.compile(f"([{''.join(_ACCENTS)}])([A-Za-zı])")
+
+
+def _with_accents(text: str) -> str:
+    """Return a word in which an accent that was drawn before its letter, as TeX does, is one character with it."""
+
+    def composed(found: re.Match[str]) -> str:
+        letter = unicodedata.normalize("NFC", found[2].replace("ı", "i") + _ACCENTS[found[1]])
+        return letter if len(letter) == 1 else found[0]
+
+    return _ACCENTED.sub(composed, text)
 
 
 def _graphics(page: PdfPage, place: Callable[[float, float], Point]) -> tuple[list[BoxPt], list[Picture]]:

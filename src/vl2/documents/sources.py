@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image
 
-from vl2.batch_job.exports import file_stem, file_stems
 from vl2.batch_job.file_items import (
     DEFAULT_DPI,
     KNOWN,
@@ -93,6 +92,7 @@ class Sources:
     ) -> None:
         """Find the files and fetch the URLs. Raise UserError for what is not there, not allowed or not supported."""
         self.options = options or SourceOptions()
+        self._has_pdf = False
         self._folder = tempfile.TemporaryDirectory(prefix="vl2-read-")
         try:
             self.items = list(self._find([str(name) for name in inputs], leave_out))
@@ -101,9 +101,14 @@ class Sources:
             raise
         if not self.items:
             self.close()
-            raise UserError(
-                f"nothing to read in {', '.join(map(str, inputs))}: supported files are {', '.join(READABLE)}"
-            )
+            raise UserError(self._why_empty(", ".join(map(str, inputs))))
+
+    def _why_empty(self, inputs: str) -> str:
+        first, last = self.options.first, self.options.last
+        if self._has_pdf:
+            pages = f"{first}-{last if last < sys.maxsize else ''}"
+            return f"there is no page {first if first == last else pages} in {inputs}"
+        return f"nothing to read in {inputs}: supported files are {', '.join(READABLE)}"
 
     def close(self) -> None:
         """Remove what was downloaded."""
@@ -157,6 +162,7 @@ class Sources:
 
     def _pdf_items(self, name: str, path: Path) -> Iterator[SourceItem]:
         options = self.options
+        self._has_pdf = True
         for number in range(options.first, min(options.last, count_pages(path)) + 1):
             yield SourceItem(
                 id=f"{name}#{number}",
@@ -165,22 +171,6 @@ class Sources:
                 load=partial(_load_pdf_page, path, number, options),
                 draw=partial(draw_page, path, number, options.dpi),
             )
-
-
-def file_stems_of(files: Iterable[str]) -> list[str]:
-    """Return a unique file name without suffix for each document, in their order."""
-    names = list(dict.fromkeys(files))
-    shortened = {name: _without_suffix(name) for name in names}
-    if len({stem.casefold() for stem in shortened.values()}) == len(names):
-        return list(shortened.values())
-    stems = file_stems(names)
-    return [stems[name] for name in names]
-
-
-def _without_suffix(name: str) -> str:
-    last = unquote(urlsplit(name).path if _is_url(name) else name).rstrip("/").rpartition("/")[2]
-    path = Path(last)
-    return file_stem(path.stem if path.suffix.lower() in READABLE else last) or "page"
 
 
 def _is_url(name: str) -> bool:

@@ -16,7 +16,9 @@ _BLOCK_MARK = re.compile(
     r"^(?:>|#{1,6}(?=\s|$)|[-+](?=\s|$)|[-=_](?=[\s\-=_]*$)|~~~|(?P<digits>\d{1,9})(?=[.)](?:\s|$)))"
 )
 # Within a line these begin code, emphasis, a link, a tag, an address or an entity.
-_INLINE_MARK = re.compile(r"[\\`*]|~~|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|&(?=#?\w{1,31};)|!?\[(?=[^\]]*\][(\[:])|\](?=[(\[:])")
+_INLINE_MARK = re.compile(
+    r"[\\`*]|~~|(?<![^\W_])_|_(?![^\W_])|<(?=[A-Za-z/!?])|&(?=#?\w{1,31};)|!?\[(?=[^\]]*\][(\[:])|\](?=[(\[:])"
+)
 
 
 def to_markdown(blocks: Iterable[DocumentBlock], *, tables: TableFormat = "html") -> str:
@@ -42,7 +44,7 @@ def _markdown_of(block: DocumentBlock, tables: TableFormat) -> str:
         return tables_to_markdown(text) if tables == "markdown" else text
     if block.type == "code":
         fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-        return f"{fence}\n{text}\n{fence}"
+        return f"{fence}{block.marker}\n{text}\n{fence}"
     if block.type == "formula":
         return f"$$\n{text}\n$$" if text else ""
     if block.is_plain:
