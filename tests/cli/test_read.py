@@ -84,11 +84,6 @@ def test_a_folder_gets_a_file_for_each_document(vl2, report: Path, tmp_path: Pat
     assert vl2("read", report.name, "b.pdf", "-o", "out", "-q").code == 0
     names = sorted(path.name for path in Path("out").iterdir())
     assert names == ["b.md", "pages.jsonl", "pages.jsonl.job", "report.md"]
-        "b.md",
-        "pages.jsonl",
-        "pages.jsonl.job",
-        "report.md",
-    ]
     assert Path("out/report.md").read_text().startswith(f"# Rivers\n\n{SENTENCES}\n")
 
 
