@@ -126,7 +126,8 @@ def add_line(text: str, line: str, vocabulary: Set[str] = frozenset()) -> str:
     """Return a text that goes on with a line, where it may have been hyphenated."""
     start = re.search(r"(\w+)[-\u2010\u00ad]$", text)
     rest = re.match(r"[^\W\d_]+", line)
-    if start is None or rest is None or not rest[0][0].islower():
+    is_known = start is not None and rest is not None and (start[1] + rest[0]).lower() in vocabulary
+    if start is None or rest is None or not (rest[0][0].islower() or is_known):
         if re.search(r"\w[-\u2010/]$", text) and re.match(r"\w", line):
             return text + line  # "pre-" and "COVID", "and/" and "or"
         return add_text(text, line)

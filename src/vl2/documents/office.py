@@ -57,7 +57,8 @@ def read_docx(path: Path) -> OfficeContent:
             html = mammoth.convert_to_html(file, convert_image=mammoth.images.img_element(keep)).value
     except Exception as error:  # a damaged file may raise anything in the library
         raise UserError(f"cannot read {path}: {_reason(error)}") from None
-    blocks, figures = [], dict[tuple[int, int], bytes]()
+    blocks: list[DocumentBlock] = []
+    figures: dict[tuple[int, int], bytes] = {}
     for block in html_blocks(html, "office file"):
         for address in block.figures:
             figures[0, len(blocks)] = pictures[int(address.removeprefix(_FIGURE))]

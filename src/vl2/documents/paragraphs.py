@@ -65,6 +65,9 @@ def _begins(line: Line, group: Sequence[Line], left: float, right: float, usual_
         return True
     if line.box[1] - last.box[3] > (usual_gap + 0.35) * em:
         return True
+    end = last.words[-1].text
+    if end[-1] in "-\u2010" and end[-2:-1].isalpha() and line.words[0].text[0].islower():
+        return False  # the line cut a word
     if line.marker and (is_bullet(line.words[0].text) or group[0].marker or not is_full(last, line, right)):
         return True
     if _are_centered(last, line, left, right):

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -305,7 +306,7 @@ def _graphics(page: PdfPage, place: Callable[[float, float], Point]) -> tuple[li
             pictures.append(Picture(box=box))
             continue
         matrix = _times(_matrix(drawn), onto)
-        lines, is_drawing = _path_lines(drawn, lambda x, y, by=matrix: place(*_moved(by, (x, y))))
+        lines, is_drawing = _path_lines(drawn, partial(_moved_and_placed, place, matrix))
         rules += lines
         if is_drawing:
             pictures.append(Picture(box=box, is_drawing=True))
@@ -331,6 +332,10 @@ def _times(first: tuple[float, ...], then: tuple[float, ...]) -> tuple[float, ..
 def _moved(by: tuple[float, ...], point: Point) -> Point:
     x, y = point
     return by[0] * x + by[2] * y + by[4], by[1] * x + by[3] * y + by[5]
+
+
+def _moved_and_placed(place: Callable[[float, float], Point], by: tuple[float, ...], x: float, y: float) -> Point:
+    return place(*_moved(by, (x, y)))
 
 
 def _path_lines(drawn: Any, place: Callable[[float, float], Point]) -> tuple[list[BoxPt], bool]:
