@@ -49,9 +49,14 @@ class _Candidate:
 def mark_furniture(pages: Sequence[DocumentPage]) -> list[DocumentPage]:
     """Return the pages with the types of headers, footers and page numbers set."""
     candidates = [found for index, page in enumerate(pages) for found in _candidates(index, page)]
+    by_height: dict[int, list[_Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        by_height[int(candidate.y / NEAR)].append(candidate)
     types: dict[tuple[int, int], BlockType] = {}
     for candidate in candidates:
-        kind = _type_of(candidate, candidates, pages)
+        strip = int(candidate.y / NEAR)
+        near = [other for at in (strip - 1, strip, strip + 1) for other in by_height.get(at, ())]
+        kind = _type_of(candidate, near, pages)
         if kind is not None:
             types[candidate.page, candidate.block] = kind
     return [

@@ -288,13 +288,14 @@ def _graphics(page: PdfPage, place: Callable[[float, float], Point]) -> tuple[li
     rules: list[BoxPt] = []
     pictures: list[Picture] = []
     shown = {raw.FPDF_PAGEOBJ_PATH, raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_SHADING}
-    forms: dict[int, tuple[float, ...]] = {}
+    forms: dict[int, tuple[float, ...]] = {}  # by the id of the form, which the list keeps from being given again
+    kept: list[Any] = []
     for number, drawn in enumerate(page.get_objects(max_depth=4)):
         if number >= MAX_OBJECTS:
             break
         if drawn.type == raw.FPDF_PAGEOBJ_FORM:
             forms[id(drawn)] = _times(_matrix(drawn), forms.get(id(drawn.container), _IDENTITY))
-            _KEPT.append(drawn)  # its id must not be given to another object
+            kept.append(drawn)
             continue
         if drawn.type not in shown:
             continue
@@ -310,11 +311,9 @@ def _graphics(page: PdfPage, place: Callable[[float, float], Point]) -> tuple[li
         rules += lines
         if is_drawing:
             pictures.append(Picture(box=box, is_drawing=True))
-    _KEPT.clear()
     return rules, pictures
 
 
-_KEPT: list[Any] = []
 _IDENTITY = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
 
 

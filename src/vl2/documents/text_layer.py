@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
-from vl2.documents.block import BlockPlace, DocumentBlock, DocumentPage
+from vl2.documents.block import BlockPlace, BlockType, DocumentBlock, DocumentPage
 from vl2.documents.columns import reading_order
 from vl2.documents.lines import Line, join_lines, to_lines, vocabulary_of
 from vl2.documents.paragraphs import TextBlock, to_blocks
@@ -91,8 +91,7 @@ def _upright_blocks(content: PdfContent) -> list[tuple[DocumentBlock, BoxPt]]:
     return blocks
 
 
-def _block(kind: str, text: str) -> DocumentBlock:
-    assert kind in ("table", "figure")
+def _block(kind: BlockType, text: str) -> DocumentBlock:
     return DocumentBlock(type=kind, text=text, places=(), source="text layer")
 
 
@@ -115,17 +114,17 @@ def _figures(content: PdfContent) -> tuple[list[_Region], list[Word]]:
 def _column_blocks(regions: Sequence[_Region], vocabulary: Set[str]) -> list[tuple[DocumentBlock, BoxPt]]:
     """Return the blocks of one column from top to bottom."""
     lines = to_lines([region.word for region in regions if region.word is not None])
-    others = sorted((region for region in regions if region.block is not None), key=lambda region: region.box[1])
+    others = sorted(
+        ((region.block, region.box) for region in regions if region.block is not None), key=lambda other: other[1][1]
+    )
     blocks: list[tuple[DocumentBlock, BoxPt]] = []
     run: list[Line] = []
     for line in lines:
-        while others and (others[0].box[1] + others[0].box[3]) / 2 < (line.box[1] + line.box[3]) / 2:
-            blocks += _run_blocks(run, vocabulary)
-            blocks.append((others[0].block, others[0].box))
+        while others and (others[0][1][1] + others[0][1][3]) / 2 < (line.box[1] + line.box[3]) / 2:
+            blocks += [*_run_blocks(run, vocabulary), others[0]]
             run, others = [], others[1:]
         run.append(line)
-    blocks += _run_blocks(run, vocabulary)
-    return [*blocks, *((other.block, other.box) for other in others)]  # type: ignore[list-item]
+    return [*blocks, *_run_blocks(run, vocabulary), *others]
 
 
 def _run_blocks(lines: Sequence[Line], vocabulary: Set[str]) -> list[tuple[DocumentBlock, BoxPt]]:
