@@ -71,7 +71,7 @@ def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest
 
 PAGE = """<!DOCTYPE html><html><head><title>T</title><style>p {}</style></head><body>
 <nav><a href="/">Home</a></nav>
-<main><h1>Rivers <em>north</em></h1><p>It <a href="b.html">rises</a><br>in 2 * 3 hills.</p>
+<main><h1>Rivers <em>north</em><a href="#rivers">¶</a></h1><p>It <a href="b.html">rises</a><br>in 2 * 3 hills.</p>
 <ul><li>one<ul><li>inner</li></ul></li><li><p>two</p></li></ul><ol><li>first</li><li>second</li></ol>
 <pre>x  = 1
 y</pre><figure><img src="ferry.png" alt="Ferry"><figcaption>Figure 1</figcaption></figure>
@@ -84,7 +84,7 @@ def test_a_web_page_has_the_blocks_of_its_main_part() -> None:
     blocks = html_blocks(PAGE, "web page", base="https://example.org/a/")
     assert [(b.type, b.text, b.level, b.marker) for b in blocks] == [
         ("heading", "Rivers *north*", 1, ""),
-        ("paragraph", "It [rises](b.html) in 2 \\* 3 hills.", None, ""),
+        ("paragraph", "It [rises](https://example.org/a/b.html) in 2 \\* 3 hills.", None, ""),
         ("list_item", "one", 1, ""),
         ("list_item", "inner", 2, ""),
         ("list_item", "two", 1, ""),
@@ -103,6 +103,13 @@ def test_a_web_page_has_the_blocks_of_its_main_part() -> None:
 def test_a_page_without_a_main_part_marks_its_furniture() -> None:
     blocks = html_blocks("<body><nav>Home</nav><p>Text</p><footer><p>Imprint</p></footer></body>", "web page")
     assert texts(blocks) == [("page_header", "Home"), ("paragraph", "Text"), ("page_footer", "Imprint")]
+
+
+def test_roles_say_what_elements_without_names_are() -> None:
+    page = '<div role="navigation">Home</div><div role="main"><p>Text</p></div>'
+    assert texts(html_blocks(page, "web page")) == [("paragraph", "Text")]
+    page = '<div role="navigation"><p>Home</p></div><p>Text</p>'
+    assert texts(html_blocks(page, "web page")) == [("page_header", "Home"), ("paragraph", "Text")]
 
 
 def test_hostile_pages_are_refused_and_encodings_kept() -> None:

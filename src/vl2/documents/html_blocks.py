@@ -27,7 +27,10 @@ _LEFT_OUT = frozenset({
     "script", "style", "noscript", "template", "head", "svg", "iframe", "object", "button", "input", "select",
     "textarea", "form", "dialog", "canvas",
 })  # fmt: skip
-_FURNITURE: dict[str, BlockType] = {"nav": "page_header", "header": "page_header", "footer": "page_footer"}
+_FURNITURE: dict[str, BlockType] = {
+    "nav": "page_header", "header": "page_header", "footer": "page_footer",
+    "navigation": "page_header", "banner": "page_header", "contentinfo": "page_footer",
+}  # fmt: skip
 _CONTAINERS = frozenset({
     "html", "body", "main", "article", "section", "div", "header", "footer", "nav", "aside", "ul", "ol", "dl", "figure",
     "details", "center", "blockquote", "fieldset", "address", "hgroup", "search", "summary", "picture",
@@ -63,6 +66,7 @@ def html_blocks(text: str, source: BlockSource, *, base: str = "") -> list[Docum
     try:
         soup = BeautifulSoup(text, "html.parser")
         root = _main_part(soup)
+        _prepare_links(root, base)
         return list(_walk(root, _Context(source=source, base=base)))
     except RecursionError:
         raise UserError(f"the page has more than {MAX_DEPTH} elements inside each other") from None
@@ -75,14 +79,29 @@ def page_title(text: str) -> str:
 
 
 def _main_part(soup: Any) -> Tag:
-    """Return the element with the page's own text: the only <main> or <article>, else the whole page."""
-    for name in ("main", "article"):
-        found = soup.find_all(name, limit=2)
+    """Return the element with the page's own text: the only one that says so, else the whole page."""
+    for name, role in (("main", None), (None, "main"), ("article", None)):
+        found = soup.find_all(name, **({"role": role} if role else {}), limit=2)
         if len(found) == 1:
             part: Tag = found[0]
             return part
     whole: Tag = soup.body or soup
     return whole
+
+
+def _prepare_links(root: Tag, base: str) -> None:
+    """Resolve the addresses of links, and drop the signs that link to a heading itself."""
+    for link in root.find_all("a"):
+        if link.get_text().strip() in ("¶", "#", "§", ""):
+            if link.find("img") is None:
+                link.extract()
+        elif base and link.get("href"):
+            link["href"] = urljoin(base, str(link["href"]))
+
+
+def _furniture_of(tag: Tag) -> BlockType | None:
+    """Return what an element says of itself by its name or role."""
+    return _FURNITURE.get(tag.name) or _FURNITURE.get(str(tag.get("role") or ""))
 
 
 def _walk(element: Tag, context: _Context) -> Iterator[DocumentBlock]:
@@ -142,7 +161,7 @@ def _element_blocks(tag: Tag, context: _Context) -> Iterator[DocumentBlock]:
     elif name in ("ul", "ol"):
         yield from _walk(tag, replace(context, list_level=context.list_level + 1))
     else:
-        yield from _walk(tag, replace(context, furniture=context.furniture or _FURNITURE.get(name)))
+        yield from _walk(tag, replace(context, furniture=context.furniture or _furniture_of(tag)))
 
 
 def _item_blocks(tag: Tag, context: _Context) -> Iterator[DocumentBlock]:
