@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vl2.documents.pdf_page import BoxPt
+from vl2.documents.pdf_graphics import BoxPt
 
 MIN_GUTTER_EM = 0.8
 MIN_COLUMN_EM = 8.0  # narrower ones are columns of a table

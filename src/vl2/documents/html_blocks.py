@@ -18,7 +18,7 @@ from vl2.errors import UserError
 from vl2.optional_imports import install_extra
 
 if TYPE_CHECKING:
-    from bs4 import Tag
+    from bs4.element import Tag
 
 MAX_HTML_CHARS = 20_000_000
 MAX_DEPTH = 200  # elements inside each other
@@ -106,8 +106,8 @@ def _furniture_of(tag: Tag) -> BlockType | None:
 
 def _walk(element: Tag, context: _Context) -> Iterator[DocumentBlock]:
     """Yield the blocks in an element that holds blocks. Text directly in it is a paragraph."""
-    from bs4 import Comment, NavigableString
-    from bs4 import Tag as TagType
+    from bs4.element import Comment, NavigableString
+    from bs4.element import Tag as TagType
 
     if context.depth > MAX_DEPTH:
         raise RecursionError

@@ -8,7 +8,8 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 
-from vl2.documents.pdf_page import BoxPt, Word
+from vl2.documents.pdf_graphics import BoxPt
+from vl2.documents.pdf_page import Word
 
 SPACE_EM = 0.25
 CELL_GAP_EM = 1.8  # a wider gap within a line separates cells

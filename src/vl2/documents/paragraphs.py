@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vl2.documents.block import BlockType
 from vl2.documents.lines import LEADER, Line, add_line, around, is_bullet, is_full, join_lines, join_words
-from vl2.documents.pdf_page import BoxPt
+from vl2.documents.pdf_graphics import BoxPt
 
 INDENT_EM = 0.8
 MAX_SIZE_CHANGE = 1.08

@@ -1,4 +1,4 @@
-"""What a PDF page holds: its words with boxes and fonts, its ruled lines, pictures and drawings.
+"""What a PDF page holds: its words with boxes and fonts, and with `pdf_graphics.py` its lines and pictures.
 
 All boxes are in points with the origin at the upper left of the page as it is shown, after its own rotation. A word
 that is written sideways has its box as it is shown, and `turn` says how far the page must be turned to read it.
@@ -13,23 +13,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vl2.batch_job.file_items import open_pdf
+from vl2.documents.pdf_graphics import BoxPt, Picture, Point, box_around, read_graphics
 from vl2.errors import UserError
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfPage
 
-BoxPt = tuple[float, float, float, float]
-Point = tuple[float, float]
-
 MAX_CHARS = 200_000  # of a page; a page of a telephone book has some 20,000
-MAX_OBJECTS = 50_000  # of a page that are looked at
-MAX_SEGMENTS = 2_000  # of a path that are looked at
-THIN_PT = 3.0  # a filled rectangle up to this thickness is a ruled line
 MAX_GAP_EM = 0.2  # between characters of a word
 MAX_BACK_EM = 1.2  # the letters of a ligature share one box
 _INVISIBLE = 3  # the text render mode of layers that were added by OCR
@@ -49,14 +43,6 @@ class Word:
     is_mono: bool = False
     turn: int = 0  # degrees clockwise, 0, 90, 180 or 270, by which the writing is turned
     has_hyphen: bool = False  # a hyphen at its end was set because the line ended
-
-
-@dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture or a drawing on the page."""
-
-    box: BoxPt
-    is_drawing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +77,14 @@ def read_pdf_page(path: Path, number: int) -> PdfContent:
             page = document[number - 1]
             place, size = _placement(page)
             words, counts = _words(page, place)
-            rules, pictures = _graphics(page, place)
+            rules, pictures = read_graphics(page, place, size)
         except (pypdfium2.PdfiumError, IndexError) as error:
             raise UserError(f"cannot read page {number} of {path}: {error}") from None
     return PdfContent(
         size_pt=size,
         words=tuple(words),
-        rules=tuple(_within(rules, size)),
-        pictures=tuple(_merged(pictures, size)),
+        rules=tuple(rules),
+        pictures=tuple(pictures),
         counts=counts,
     )
 
@@ -115,11 +101,6 @@ def _placement(page: PdfPage) -> tuple[Callable[[float, float], Point], Point]:
     }
     size = (right - left, top - bottom) if turn in (0, 180) else (top - bottom, right - left)
     return places[turn], size
-
-
-def _box(corners: Sequence[Point]) -> BoxPt:
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    return min(xs), min(ys), max(xs), max(ys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +178,7 @@ def _chars(page: PdfPage, layer: Any, place: Callable[[float, float], Point]) ->
         if key not in fonts:
             fonts[key] = _read_font(drawn, raw.FPDFText_GetFontWeight(layer, index))
         is_unknown = raw.FPDFText_HasUnicodeMapError(layer, index) == 1 or _is_unknown(code)
-        box = _box([place(x, y) for x, y in corners])
+        box = box_around([place(x, y) for x, y in corners])
         yield (
             _Char(
                 text=text, box=box, size_pt=size, turn=turn, font=fonts[key], is_hyphen=is_hyphen or text == "\u00ad"
@@ -279,173 +260,3 @@ def _with_accents(text: str) -> str:
         return letter if len(letter) == 1 else found[0]
 
     return _ACCENTED.sub(composed, text)
-
-
-def _graphics(page: PdfPage, place: Callable[[float, float], Point]) -> tuple[list[BoxPt], list[Picture]]:
-    """Return the ruled lines, and pictures with the drawings of curves and slanted lines."""
-    import pypdfium2.raw as raw
-
-    rules: list[BoxPt] = []
-    pictures: list[Picture] = []
-    shown = {raw.FPDF_PAGEOBJ_PATH, raw.FPDF_PAGEOBJ_IMAGE, raw.FPDF_PAGEOBJ_SHADING}
-    forms: dict[int, tuple[float, ...]] = {}  # by the id of the form, which the list keeps from being given again
-    kept: list[Any] = []
-    for number, drawn in enumerate(page.get_objects(max_depth=4)):
-        if number >= MAX_OBJECTS:
-            break
-        if drawn.type == raw.FPDF_PAGEOBJ_FORM:
-            forms[id(drawn)] = _times(_matrix(drawn), forms.get(id(drawn.container), _IDENTITY))
-            kept.append(drawn)
-            continue
-        if drawn.type not in shown:
-            continue
-        onto = forms.get(id(drawn.container), _IDENTITY)
-        left, bottom, right, top = drawn.get_bounds()
-        corners = [(left, bottom), (right, top), (left, top), (right, bottom)]
-        box = _box([place(*_moved(onto, corner)) for corner in corners])
-        if drawn.type != raw.FPDF_PAGEOBJ_PATH:
-            pictures.append(Picture(box=box))
-            continue
-        matrix = _times(_matrix(drawn), onto)
-        lines, is_drawing = _path_lines(drawn, partial(_moved_and_placed, place, matrix))
-        rules += lines
-        if is_drawing:
-            pictures.append(Picture(box=box, is_drawing=True))
-    return rules, pictures
-
-
-_IDENTITY = (1.0, 0.0, 0.0, 1.0, 0.0, 0.0)
-
-
-def _matrix(drawn: Any) -> tuple[float, ...]:
-    matrix = drawn.get_matrix()
-    return (matrix.a, matrix.b, matrix.c, matrix.d, matrix.e, matrix.f)
-
-
-def _times(first: tuple[float, ...], then: tuple[float, ...]) -> tuple[float, ...]:
-    a, b, c, d, e, f = first
-    p, q, r, s, t, u = then
-    return a * p + b * r, a * q + b * s, c * p + d * r, c * q + d * s, e * p + f * r + t, e * q + f * s + u
-
-
-def _moved(by: tuple[float, ...], point: Point) -> Point:
-    x, y = point
-    return by[0] * x + by[2] * y + by[4], by[1] * x + by[3] * y + by[5]
-
-
-def _moved_and_placed(place: Callable[[float, float], Point], by: tuple[float, ...], x: float, y: float) -> Point:
-    return place(*_moved(by, (x, y)))
-
-
-def _path_lines(drawn: Any, place: Callable[[float, float], Point]) -> tuple[list[BoxPt], bool]:
-    """Return the horizontal and vertical lines of a path, and whether it also has curves or slanted lines."""
-    import pypdfium2.raw as raw
-
-    fill, stroke = ctypes.c_int(), ctypes.c_int()
-    raw.FPDFPath_GetDrawMode(drawn, fill, stroke)
-    if not fill.value and not stroke.value:
-        return [], False  # a clipping path, which is not seen
-    points: list[Point] = []
-    lines: list[BoxPt] = []
-    is_drawing = False
-    x, y = ctypes.c_float(), ctypes.c_float()
-    count = raw.FPDFPath_CountSegments(drawn)
-    for index in range(min(count, MAX_SEGMENTS)):
-        segment = raw.FPDFPath_GetPathSegment(drawn, index)
-        raw.FPDFPathSegment_GetPoint(segment, x, y)
-        point = place(x.value, y.value)
-        kind = raw.FPDFPathSegment_GetType(segment)
-        if kind == raw.FPDF_SEGMENT_MOVETO:
-            points = [point]
-        elif kind == raw.FPDF_SEGMENT_LINETO and points:
-            line = _box([points[-1], point])
-            if min(line[2] - line[0], line[3] - line[1]) > 0.5:
-                is_drawing = True
-            elif stroke.value:
-                lines.append(line)
-            points.append(point)
-        else:
-            is_drawing = True
-            points.append(point)
-        if raw.FPDFPathSegment_GetClose(segment) and stroke.value and len(points) > 1:
-            line = _box([points[-1], points[0]])
-            if min(line[2] - line[0], line[3] - line[1]) <= 0.5:
-                lines.append(line)
-    if fill.value and not is_drawing and points:
-        lines += _filled_lines(points, is_stroked=bool(stroke.value))
-    return lines, is_drawing
-
-
-def _filled_lines(points: Sequence[Point], *, is_stroked: bool) -> list[BoxPt]:
-    """Return the line that a thin filled rectangle is, or the sides of a larger one: the background of a cell."""
-    x0, y0, x1, y1 = box = _box(points)
-    if min(x1 - x0, y1 - y0) <= THIN_PT:
-        return [box]
-    if is_stroked:
-        return []  # its sides were already counted
-    return [(x0, y0, x1, y0), (x0, y1, x1, y1), (x0, y0, x0, y1), (x1, y0, x1, y1)]
-
-
-def _within(boxes: Sequence[BoxPt], size: Point) -> Iterator[BoxPt]:
-    """Yield the boxes cut to the page, without those outside of it."""
-    for x0, y0, x1, y1 in boxes:
-        cut = max(0.0, x0), max(0.0, y0), min(size[0], x1), min(size[1], y1)
-        if cut[0] <= cut[2] and cut[1] <= cut[3]:
-            yield cut
-
-
-MIN_PICTURE_PT = 24.0  # smaller ones are bullets, rules and ornaments
-MIN_DRAWN = 4  # a drawing has at least so many curves and slanted lines
-NEAR_PT = 12.0
-
-
-def _merged(pictures: Sequence[Picture], size: Point) -> list[Picture]:
-    """Join pictures that touch, as the strips of a scan do, and paths that are near each other to drawings.
-
-    What is small and stands alone is left out.
-    """
-    found: list[Picture] = []
-    for is_drawing, near in ((False, 1.0), (True, NEAR_PT)):
-        boxes = list(_within([p.box for p in pictures if p.is_drawing == is_drawing], size))
-        for box, count in _clusters(boxes, near):
-            is_large = min(box[2] - box[0], box[3] - box[1]) >= MIN_PICTURE_PT
-            if is_large and (not is_drawing or count >= MIN_DRAWN):
-                found.append(Picture(box=box, is_drawing=is_drawing))
-    return found
-
-
-MAX_CLUSTERED = 2_000
-
-
-def _clusters(boxes: Sequence[BoxPt], near: float) -> list[tuple[BoxPt, int]]:
-    """Return the boxes around boxes that are at most `near` apart, and how many each holds."""
-    clusters: list[tuple[BoxPt, int]] = []
-    for box in boxes[:MAX_CLUSTERED]:
-        joined, count, rest = box, 1, []
-        for other, number in clusters:
-            if _distance(joined, other) <= near:
-                joined, count = _around(joined, other), count + number
-            else:
-                rest.append((other, number))
-        clusters = [*rest, (joined, count)]
-    while True:  # a cluster that grew may now touch one that it was compared with before
-        before = len(clusters)
-        merged: list[tuple[BoxPt, int]] = []
-        for box, count in clusters:
-            for index, (other, number) in enumerate(merged):
-                if _distance(box, other) <= near:
-                    merged[index] = _around(box, other), count + number
-                    break
-            else:
-                merged.append((box, count))
-        clusters = merged
-        if len(clusters) == before:
-            return clusters
-
-
-def _around(a: BoxPt, b: BoxPt) -> BoxPt:
-    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
-
-
-def _distance(a: BoxPt, b: BoxPt) -> float:
-    return max(a[0] - b[2], b[0] - a[2], a[1] - b[3], b[1] - a[3], 0.0)

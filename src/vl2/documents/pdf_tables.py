@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vl2.documents.lines import Line, around, is_full, join_lines, to_lines
-from vl2.documents.pdf_page import THIN_PT, BoxPt, Word
+from vl2.documents.pdf_graphics import THIN_PT, BoxPt
+from vl2.documents.pdf_page import Word
 from vl2.documents.table import Cell, Table, escape_cell
 
 NEAR_PT = 3.0  # lines that end so near to each other meet

@@ -12,7 +12,8 @@ from vl2.documents.block import BlockPlace, BlockType, DocumentBlock, DocumentPa
 from vl2.documents.columns import reading_order
 from vl2.documents.lines import Line, join_lines, to_lines, vocabulary_of
 from vl2.documents.paragraphs import TextBlock, to_blocks
-from vl2.documents.pdf_page import BoxPt, PdfContent, Word
+from vl2.documents.pdf_graphics import BoxPt
+from vl2.documents.pdf_page import PdfContent, Word
 from vl2.documents.pdf_tables import find_aligned, ruled_tables
 from vl2.process.grounding import BoxPx
 from vl2.process.tiling import Size
