@@ -62,7 +62,7 @@ $(VENV)/core.stamp: pyproject.toml | $(VENV)/python.stamp
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/python.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,charts,documents,hf,train,serve,pdf]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,data,charts,documents,hf,train,serve,pdf,office,docling]'
 	@touch $@ $(VENV)/core.stamp
 
 $(VENV)/docs.stamp: pyproject.toml | $(VENV)/python.stamp

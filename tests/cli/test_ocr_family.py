@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -71,28 +73,29 @@ def test_read_prints_markdown_and_blocks(vl2, monkeypatch: pytest.MonkeyPatch) -
     """What the model says is put in its place: a toy's words mean nothing."""
     asked: list[str] = []
 
-    def chat(self: VLM, text: str, *_: object, **__: object) -> Reply:
-        asked.append(text)
-        return reply(PAGE)
+    def batch(self: VLM, requests: Sequence[Any]) -> list[Reply]:
+        asked.extend(request.messages[0].text for request in requests)
+        return [reply(PAGE) for _ in requests]
 
-    monkeypatch.setattr(VLM, "chat", chat)
+    monkeypatch.setattr(VLM, "batch", batch)
     ran = vl2("read", PHOTO, "--model", toy_folder())
     assert (ran.code, ran.out) == (0, "# Report\n")
     ran = vl2("read", PHOTO, "--model", toy_folder(), "--json")
     assert asked == ["<|grounding|>Convert the document to markdown."] * 2
     line = json.loads(ran.out)
-    assert (line["text"], [block["type"] for block in line["blocks"]]) == ("# Report", ["title", "image"])
-    assert line["blocks"][0]["boxes_px"] == [[0.0, 0.0, 1998.0, 500.0]]
+    assert (line["text"], [block["type"] for block in line["blocks"]]) == ("# Report", ["heading", "figure"])
+    assert [block["label"] for block in line["blocks"]] == ["title", "image"]
+    assert line["blocks"][0]["places"] == [{"page": 1, "box_px": [0.0, 0.0, 1998.0, 500.0]}]
 
 
 def test_read_cuts_figures_out_draws_pages_and_writes_tables(vl2, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     Image.new("RGB", (1998, 999), "white").save(tmp_path / "page.png")
     table = "<|ref|>table<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>\n<table><tr><td>a</td></tr></table>"
-    monkeypatch.setattr(VLM, "chat", lambda *_, **__: reply(PAGE + table))
+    monkeypatch.setattr(VLM, "batch", lambda *_, **__: [reply(PAGE + table)])
     monkeypatch.chdir(tmp_path)
     flags = ("--model", toy_folder(), "--figures", "cut out", "--draw", "drawn", "--tables", "markdown")
     ran = vl2("read", "page.png", *flags)
-    expected = "# Report\n\n![image](cut%20out/page-1.png)\n\n| a |\n| --- |\n"
+    expected = "# Report\n\n![figure](cut%20out/page-1.png)\n\n| a |\n| --- |\n"
     assert (ran.code, ran.out) == (0, expected), ran.err
     with Image.open("cut out/page-1.png") as figure, Image.open("drawn/page.png") as drawn:
         assert (figure.size, drawn.size) == ((1998, 499), (1998, 999))
@@ -107,7 +110,7 @@ def test_read_does_not_write_over_its_pages_and_knows_its_model(vl2, tmp_path: P
     ran = vl2("read", tmp_path / "page.png", "--model", toy_folder(), "--draw", tmp_path)
     assert "would write over the picture" in ran.err
     ran = vl2("read", tmp_path / "page.png", "--figures", tmp_path / "x")
-    assert "--figures and --tables are for the DeepSeek-OCR family; DeepSeek-VL2" in ran.err
+    assert "--figures and --tables are for documents and for the DeepSeek-OCR family; DeepSeek-VL2" in ran.err
 
 
 def test_pages_of_an_answer_are_the_last_images_of_the_conversation() -> None:

@@ -116,7 +116,9 @@ def _coco_names(item: BatchItem) -> dict[str, str]:
 
 
 # Suffixes of input files, which are removed from the names of output files.
-_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
+_ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf", ".docx", ".pptx", ".html", ".htm",
+)  # fmt: skip
 
 
 def draw_answer(path: Path, reply: Reply, image: Image.Image) -> None:

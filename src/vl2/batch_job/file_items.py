@@ -52,20 +52,26 @@ def file_items(
     return items
 
 
-def input_files(inputs: Sequence[str], leave_out: Sequence[Path] = ()) -> Iterator[tuple[str, Path]]:
-    """Yield (name, path) of each input file. The name of a file in a folder is its path within that folder."""
+def input_files(
+    inputs: Sequence[str], leave_out: Sequence[Path] = (), *, known: Sequence[str] = KNOWN
+) -> Iterator[tuple[str, Path]]:
+    """Yield (name, path) of each input file. The name of a file in a folder is its path within that folder.
+
+    `known` are the suffixes that are taken. Raise UserError for a path that does not exist or has another suffix.
+    """
     for text in inputs:
         path = local_path(text)
         if path.is_dir():
-            found = [p for p in path.rglob("*") if p.suffix.lower() in KNOWN and p.is_file()]
+            found = [p for p in path.rglob("*") if p.suffix.lower() in known and p.is_file()]
             results = {folder.resolve() for folder in leave_out} - {path.resolve()}
             found = [p for p in found if not results & {*p.resolve().parents}] if results else found
             prefix = f"{path.as_posix()}/" if len(inputs) > 1 else ""
             yield from sorted(((prefix + p.relative_to(path).as_posix(), p) for p in found), key=_natural)
         elif not path.exists():
             raise UserError(f"no file or folder {text}")
-        elif path.suffix.lower() not in KNOWN:
-            raise UserError(f"{text} is not a supported file: give {', '.join(KNOWN)}, or one .jsonl file of requests")
+        elif path.suffix.lower() not in known:
+            also = ", or one .jsonl file of requests" * (known == KNOWN)
+            raise UserError(f"{text} is not a supported file: give {', '.join(known)}{also}")
         else:
             yield path.as_posix(), path
 

@@ -7,7 +7,7 @@ the order of the items, so it also records how far the job is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -49,11 +49,16 @@ class BatchItem:
 
 def check_unique(items: Sequence[BatchItem]) -> None:
     """Raise UserError if two items have the same id, because ids tell which items are done."""
+    check_unique_ids(item.id for item in items)
+
+
+def check_unique_ids(ids: Iterable[str]) -> None:
+    """Raise UserError if an id occurs twice."""
     seen: set[str] = set()
-    for item in items:
-        if item.id in seen:
-            raise UserError(f"two items are called {item.id!r}: names must be unique")
-        seen.add(item.id)
+    for name in ids:
+        if name in seen:
+            raise UserError(f"two items are called {name!r}: names must be unique")
+        seen.add(name)
 
 
 FINISH_REASONS = {"stop": "stop", "length": "length", "repetition": "length", "cancelled": "stop"}  # OpenAI's words

@@ -46,11 +46,12 @@ def write_figures(blocks: Sequence[PageBlock], pages: Sequence[Image.Image], fol
 
 def links_from(folder: Path, files: FigureFiles) -> dict[int, list[str]]:
     """Return the addresses of the figures for a Markdown file in this folder."""
+    return {index: [link_from(folder, path) for path in paths] for index, paths in files.items()}
 
-    def link(path: Path) -> str:
-        return quote(Path(os.path.relpath(path, folder)).as_posix())
 
-    return {index: [link(path) for path in paths] for index, paths in files.items()}
+def link_from(folder: Path, path: Path) -> str:
+    """Return the address of a file for a page in this folder."""
+    return quote(Path(os.path.relpath(path, folder)).as_posix())
 
 
 def figures_folder(path: Path) -> Path:

@@ -42,19 +42,19 @@ def check_folder(folder: Path, flag: str, *, whole: Path | None = None) -> None:
     _check_writable(there, whole or folder, flag)
 
 
-def check_picture_folder(name: str, flag: str, items: Sequence[BatchItem]) -> None:
-    """Raise UserError unless pictures named after the items can be written into a folder without replacing an input."""
+def check_picture_folder(name: str, flag: str, ids: Iterable[str], inputs: Iterable[Path]) -> None:
+    """Raise UserError unless pictures named after items can be written into a folder without replacing an input."""
     from vl2.batch_job.exports import file_stems
 
     folder = local_path(name)
     check_folder(folder, flag)
-    given = {picture.resolve() for picture in _input_pictures(items)}
-    for item, stem in file_stems(item.id for item in items).items():
+    given = {picture.resolve() for picture in inputs}
+    for item, stem in file_stems(ids).items():
         if any((folder / f"{written}.png").resolve() in given for written in (stem, f"{stem}-1")):
             raise UserError(f"{flag} {name} would write over the picture {item}: name another folder")
 
 
-def _input_pictures(items: Sequence[BatchItem]) -> Iterator[Path]:
+def input_pictures(items: Sequence[BatchItem]) -> Iterator[Path]:
     """Yield the paths of the input images, without opening them."""
     for item in items:
         if "page" in item.about:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from vl2.cli.answer import check_file, check_picture_folder
+from vl2.cli.answer import check_file, check_picture_folder, input_pictures
 from vl2.cli.flags import GenerateFlags, ModelFlags, OptionalFile, OptionalFolder, OptionalText, check_answer_length
 from vl2.errors import UserError
 from vl2.files import local_path
@@ -135,7 +135,7 @@ class Batch:
         if local_path(self.out).suffix.lower() == ".md":
             check_file(local_path(self.out), "-o")
         if self.draw is not None:
-            check_picture_folder(self.draw, "--draw", items)
+            check_picture_folder(self.draw, "--draw", (item.id for item in items), input_pictures(items))
 
     def _resolved_inputs(self) -> set[Path]:
         return {local_path(text).resolve() for text in self.inputs}

@@ -5,6 +5,7 @@ Golden: generate in tests/golden/reference/model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
@@ -28,13 +29,15 @@ def generate(
     *,
     limits: Limits,
     reuse: Reuse | None = None,
+    with_probabilities: Sequence[bool] | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Yield an Event for each token of each request, in order within a request. Its last Event has a finish reason.
 
     `model` may be a runner; for a plain model a new runner is chosen. `reuse` holds the caches of earlier calls with
-    the same runner. `is_cancelled` is called before each step. Closing the iterator stops the work. Raise UserError,
-    before anything runs, if a prompt exceeds the context.
+    the same runner. `with_probabilities` says which requests' events have the probability of their token.
+    `is_cancelled` is called before each step. Closing the iterator stops the work. Raise UserError, before anything
+    runs, if a prompt exceeds the context.
     """
     if not samples:
         return
@@ -53,7 +56,11 @@ def generate(
         longest=max(lengths),
     )
     with closing(scheduler):
-        jobs = (Job(sample=sample, options=made) for sample, made in zip(samples, options, strict=True))
+        asked = [0 if wanted else None for wanted in with_probabilities or [False] * len(samples)]
+        jobs = (
+            Job(sample=sample, options=made, num_logprobs=number)
+            for sample, made, number in zip(samples, options, asked, strict=True)
+        )
         numbers = {scheduler.make_task(job): number for number, job in enumerate(jobs)}
         for task in numbers:
             scheduler.add(task)
@@ -70,4 +77,5 @@ def generate(
                     token_id=output.token_id,
                     piece=output.piece,
                     finish_reason=output.finish_reason,
+                    probability=None if output.logprobs is None else math.exp(output.logprobs.chosen),
                 )

@@ -78,6 +78,8 @@ class Reply:
     usage: Usage
     image_sizes: tuple[Size, ...]  # of all images of the conversation, after rotation to upright
     kind: ModelKind = "DeepSeek-VL2"  # the model that answered
+    token_probabilities: tuple[float, ...] = ()  # of the token ids, if the request asked for them
+    token_ends: tuple[int, ...] = ()  # where the text of each of these tokens ends in `text`
 
     @property
     def boxes(self) -> list[Box]:
@@ -115,6 +117,17 @@ class Reply:
     def blocks(self) -> list[PageBlock]:
         """The blocks, with types, boxes and text, of the pages that a model of the DeepSeek-OCR family transcribed."""
         return parse_blocks(self.text, self.image_sizes[-self.num_pages :])
+
+    def confidence(self, span: tuple[int, int]) -> float | None:
+        """Return the mean probability of the tokens whose text overlaps a part of `text`; None if there are none."""
+        start, end = span
+        starts = (0, *self.token_ends)
+        found = [
+            probability
+            for begin, stop, probability in zip(starts, self.token_ends, self.token_probabilities, strict=False)
+            if begin < end and stop > start
+        ]
+        return sum(found) / len(found) if found else None
 
     @property
     def markdown(self) -> str:

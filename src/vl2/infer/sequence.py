@@ -57,6 +57,7 @@ class Event:
     token_id: int | None  # None in the last event of a canceled request
     piece: str  # new text, possibly empty
     finish_reason: FinishReason | None = None
+    probability: float | None = None  # of the token, before any sampling option, if the request asks for it
 
 
 @dataclass(kw_only=True)

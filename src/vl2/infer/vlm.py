@@ -80,6 +80,7 @@ class Request:
 
     messages: Conversation
     options: GenerateOptions = field(default_factory=GenerateOptions)
+    with_probabilities: bool = False  # the reply has the probability of each token
 
 
 def make_options(fields: Mapping[str, Any]) -> GenerateOptions:
@@ -289,6 +290,7 @@ class VLM:
             [r.options for r in items],
             limits=self.limits,
             reuse=reuse,
+            with_probabilities=[r.with_probabilities for r in items],
             is_cancelled=is_cancelled,
         )
         collected = [ReplyBuilder(sample, self.processor.kind) for sample in samples]
@@ -315,18 +317,28 @@ class ReplyBuilder:
         self._sample, self._kind = sample, kind
         self._pieces: list[str] = []
         self._ids: list[int] = []
+        self._probabilities: list[float] = []
+        self._ends: list[int] = []  # in the text with its outer white space
+        self._num_chars = 0
         self._reason: FinishReason = "cancelled"
 
     def add(self, event: Event) -> None:
         self._pieces.append(event.piece)
         if event.token_id is not None:
             self._ids.append(event.token_id)
+        self._num_chars += len(event.piece)
+        if event.probability is not None:
+            self._probabilities.append(event.probability)
+            self._ends.append(self._num_chars)
         if event.finish_reason is not None:
             self._reason = event.finish_reason
 
     def build(self) -> Reply:
+        whole = "".join(self._pieces)
+        text = whole.strip()
+        num_before = len(whole) - len(whole.lstrip())
         return Reply(
-            text="".join(self._pieces).strip(),
+            text=text,
             token_ids=tuple(self._ids),
             finish_reason=self._reason,
             usage=Usage(
@@ -336,6 +348,8 @@ class ReplyBuilder:
             ),
             image_sizes=self._sample.image_sizes,
             kind=self._kind,
+            token_probabilities=tuple(self._probabilities),
+            token_ends=tuple(min(max(0, end - num_before), len(text)) for end in self._ends),
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vl2.process.grounding import SCALE, Box999, BoxPx, box_to_pixels
 from vl2.process.page_tables import TableFormat, tables_to_markdown
@@ -42,6 +42,7 @@ class PageBlock:
     boxes_999: tuple[Box999, ...]
     boxes_px: tuple[BoxPx, ...]
     page: int  # from 0
+    span: tuple[int, int] = field(default=(0, 0), compare=False)  # where the text stands in the answer; else its tags
 
     @property
     def is_picture(self) -> bool:
@@ -64,16 +65,19 @@ def parse_blocks(text: str, page_sizes: Sequence[Size] = ()) -> list[PageBlock]:
     pages' pictures. Further pages use the last size. Without sizes the blocks have no boxes in pixels.
     """
     blocks, page, has_pages = [], 0, False
-    for opening, content in _parts(text):
+    for opening, content, start in _parts(text):
         if opening is not None and opening.group() == PAGE:
             page, has_pages = page + has_pages, True
         label, boxes = _read_opening(opening)
+        tags = (start, start) if opening is None else opening.span()
+        begin = start + len(content) - len(content.lstrip())
+        span = (begin, start + len(content.rstrip())) if content.strip() else tags
         content = _TAG.sub("", content).strip()
         if not (content or label or boxes):
             continue
         size = page_sizes[min(page, len(page_sizes) - 1)] if page_sizes else None
         pixels = () if size is None else tuple(box_to_pixels(box, size) for box in boxes)
-        blocks.append(PageBlock(type=label, text=content, boxes_999=boxes, boxes_px=pixels, page=page))
+        blocks.append(PageBlock(type=label, text=content, boxes_999=boxes, boxes_px=pixels, page=page, span=span))
     return blocks
 
 
@@ -94,13 +98,13 @@ def to_markdown(
     return "\n\n".join(text for text in texts if text)
 
 
-def _parts(text: str) -> Iterator[tuple[re.Match[str] | None, str]]:
-    """Yield each block's opening tag with the text after it. The text before the first tag comes first, with None."""
+def _parts(text: str) -> Iterator[tuple[re.Match[str] | None, str, int]]:
+    """Yield each block's opening tag, the text after it, and where that begins. Text before all tags has None."""
     start, previous = 0, None
     for opening in _OPENING.finditer(text):
-        yield previous, text[start : opening.start()]
+        yield previous, text[start : opening.start()], start
         start, previous = opening.end(), opening
-    yield previous, text[start:]
+    yield previous, text[start:], start
 
 
 def _read_opening(opening: re.Match[str] | None) -> tuple[str, tuple[Box999, ...]]:

@@ -19,13 +19,13 @@ def cut_figures(blocks: Sequence[PageBlock], pages: Sequence[Image.Image]) -> di
     for index, block in enumerate(blocks):
         if block.is_picture and pages:
             page = pages[min(block.page, len(pages) - 1)]
-            found = [page.crop(corners) for box in block.boxes_px if (corners := _whole_pixels(box, page.size))]
+            found = [page.crop(corners) for box in block.boxes_px if (corners := whole_pixels(box, page.size))]
             if found:
                 figures[index] = found
     return figures
 
 
-def _whole_pixels(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+def whole_pixels(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int] | None:
     """Return the corners of the pixels that a box touches, or None for a box without area."""
     x0, y0, x1, y1 = (round(value, 3) for value in box)  # 500.00000000000006 is 500
     if not (x0 < x1 and y0 < y1):

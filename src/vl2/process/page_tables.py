@@ -24,7 +24,7 @@ _FORMULA = "\\("
 def tables_to_markdown(text: str) -> str:
     """Replace each complete HTML table of a text by a Markdown table, unless Markdown cannot express it."""
     pieces, end = [], 0
-    for start, stop in _whole_tables(text):
+    for start, stop in whole_tables(text):
         table = table_to_markdown(text[start:stop])
         if table is not None:
             pieces += [text[end:start], table]
@@ -35,7 +35,7 @@ def tables_to_markdown(text: str) -> str:
     return "\n\n".join(piece.strip() for piece in [*pieces, text[end:]] if piece.strip())
 
 
-def _whole_tables(text: str) -> Iterator[tuple[int, int]]:
+def whole_tables(text: str) -> Iterator[tuple[int, int]]:
     """Yield the start and the end of each table that is in no other and is complete."""
     start, depth = 0, 0
     for tag in _TABLE_TAG.finditer(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,8 @@ from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
 from vl2.infer.prefill import Reuse
 from vl2.infer.sampling import GenerateOptions
-from vl2.infer.vlm import VLM
+from vl2.infer.vlm import VLM, Request
+from vl2.process.conversation import one_question
 from vl2.process.sample import Sample
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -100,6 +102,27 @@ def test_the_answers_are_those_of_the_python_api(nano: VLM) -> None:
         assert ids(outputs) == list(reply.token_ids)
         assert "".join(output.piece for output in outputs).strip() == reply.text
         assert outputs[-1].finish_reason == reply.finish_reason
+
+
+def test_a_reply_has_the_probabilities_of_its_tokens_where_a_request_asks_for_them(nano: VLM) -> None:
+    question, images = QUESTIONS[0]
+    turns = one_question(question, [EXAMPLES / name for name in images])
+    options = GenerateOptions(max_new_tokens=20)
+    asked, plain = nano.batch(
+        [Request(messages=turns, options=options, with_probabilities=True), Request(messages=turns, options=options)]
+    )
+    (outputs,) = run(scheduler(nano), [job(encode(nano, question, images), num_logprobs=0)])
+    expected = [math.exp(output.logprobs.chosen) for output in outputs if output.logprobs is not None]
+    assert asked.token_probabilities == pytest.approx(expected, rel=1e-3)
+    assert asked.text == plain.text
+    assert (plain.token_probabilities, plain.confidence((0, len(plain.text)))) == ((), None)
+    # The tokens' texts make up the answer: the first half of them says its first half.
+    assert asked.token_ends[-1] == len(asked.text)
+    middle = asked.token_ends[len(expected) // 2]
+    with_text = [
+        p for p, a, b in zip(expected, (0, *asked.token_ends), asked.token_ends, strict=False) if a < b <= middle
+    ]
+    assert asked.confidence((0, middle)) == pytest.approx(sum(with_text) / len(with_text), rel=1e-3)
 
 
 def test_penalties_and_bias_choose_what_their_definition_chooses(vlm: VLM) -> None:
