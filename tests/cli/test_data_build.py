@@ -20,8 +20,10 @@ def test_every_source_is_built_by_one_command_and_validates(source: str, tmp_pat
     out = str(tmp_path / "made.parquet")
     assert run(["data", "build", source, out, "--count", "3", "--processes", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["made"] == 3
-    assert len(open_random(out)) == 3
+    # With some of a machine's fonts, words can be too wide for a picture, which is then dropped and counted.
+    assert report["made"] >= 1
+    assert report["made"] + sum(report["dropped"].values()) == 3
+    assert len(open_random(out)) == report["made"]
     assert run(["data", "validate", out]) == 0, capsys.readouterr().out
 
 

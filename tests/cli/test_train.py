@@ -53,7 +53,7 @@ def test_sources_lists_and_tables_can_be_set():
         (["train", RECIPE, "--dry-run", "--engine.device", "gpu"], 1, "the device of training must be auto, cpu, cuda"),
         (["train", RECIPE, "--dry-run", "--engine.device", "cuda:99"], 1, "there is no device cuda:99, this machine"),
         (["train", RECIPE, "--dry-run", "--adapter.method", "lora"], 1, 'an adapter needs engine.parallel'),
-        (["train", RECIPE, "--dry-run", "--adapter.method", "lora", *IN_ONE_PROCESS], 1,
+        (["train", RECIPE, "--dry-run", "--adapter.method", "lora", "--adapter.targets", "mlp", *IN_ONE_PROCESS], 1,
          "stage alignment: nothing is left to train"),
         (["train", "plot", "nowhere"], 1, "no metrics.jsonl in nowhere: is this a run folder?"),
         (["train", "export", "nowhere", "out"], 1, "there is no checkpoint in nowhere"),
