@@ -40,11 +40,11 @@ NAMELESS = {k: v for k, v in OCR.items() if k not in ("_name_or_path", "architec
 # Those that are not run, and what is said of them.
 _OTHER_ENCODERS = {"width": {"sam_vit_b": {}, "siglip2": {}}}
 _CONVERTED = {"model_type": "unlimited_ocr", "text_config": {}, "vision_config": {}}
+UNKNOWN = {**OCR, "vision_config": _OTHER_ENCODERS}
 FAMILY = [
-    (OCR_2, "DeepSeek-OCR-2: it has a language model as the second half of its image encoder"),
-    ({**OCR, "vision_config": _OTHER_ENCODERS}, "a model of the DeepSeek-OCR family: it has image encoders"),
+    (UNKNOWN, "a model of the DeepSeek-OCR family: it has image encoders"),
     (_CONVERTED, "Unlimited-OCR as transformers converts it"),
-    ({**_CONVERTED, "model_type": "deepseek_ocr2"}, "DeepSeek-OCR-2: it has"),
+    ({**_CONVERTED, "model_type": "deepseek_ocr2"}, "DeepSeek-OCR-2 as transformers converts it"),
 ]
 
 

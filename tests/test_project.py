@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deep_encoder_config": {"errors"},
     "model_kind": {"errors"},
     "rope_scaling": {"errors"},
-    "grid": {"errors"},
+    "grid": {"errors", "model_kind"},
     "batch": {"errors", "grid"},
     "dtypes": set(),
     "files": {"errors", "optional_imports"},

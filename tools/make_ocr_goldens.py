@@ -41,7 +41,7 @@ from tests.ocr.in_transformers import open_in_transformers
 
 from vl2.checkpoint.toy_checkpoint import drawn_by_name, toy_config, write_toy_checkpoint
 from vl2.config import ModelConfig
-from vl2.process.page_views import VIEW_PX
+from vl2.process.page_views import PAGE_RULES
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MOST_APART = 1e-4  # of the largest value
@@ -54,6 +54,9 @@ class Released:
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
         sys.path.insert(0, str(folder))
+        # transformers asks for flash_attn when its models are imported, so they come before the stand-in.
+        importlib.import_module("transformers.models.unlimited_ocr.modeling_unlimited_ocr")
+        auto = importlib.import_module("transformers").AutoProcessor
         flash = ModuleType("flash_attn")
         flash.flash_attn_qkvpacked_func = flash.flash_attn_func = None  # type: ignore[attr-defined]
         sys.modules["flash_attn"] = flash
@@ -61,7 +64,6 @@ class Released:
         vars(self._settings).update(MIN_CROPS=2, MAX_CROPS=6, PROMPT="", TOKENIZER=tokenizer, IMAGE_SIZE=640,
                                     BASE_SIZE=1024, CROP_MODE=True)  # fmt: skip
         sys.modules["config"] = self._settings
-        auto = importlib.import_module("transformers").AutoProcessor
         auto.register = staticmethod(lambda *_: None)  # its processor is called here, not found by name
         self.images = importlib.import_module("process.image_process")
         self.images.ProcessorMixin.__init__ = lambda *_, **__: None
@@ -70,7 +72,7 @@ class Released:
     def process(self, case: Case, image: Image.Image) -> tuple[list[int], Tensor, Tensor | None, list[int]]:
         """Return ids, the overview [1, 3, B, B], the crops [n, 3, P, P] or None, and the grid."""
         crops = case.mode == "gundam"
-        base = VIEW_PX[case.mode]  # type: ignore[index]
+        base = PAGE_RULES["DeepSeek-OCR"].view_px[case.mode]  # type: ignore[index]
         values = {"PROMPT": f"<image>\n{case.prompt}", "BASE_SIZE": base, "IMAGE_SIZE": 640 if crops else base}
         vars(self.images).update(values)
         made = self.images.DeepseekOCRProcessor(tokenizer=self.tokenizer)
@@ -95,7 +97,7 @@ class Released:
         clip_module = importlib.import_module("deepencoder.clip_sdpa")
         linear = importlib.import_module("deepencoder.build_linear")
         vision: Any = config.vision_config
-        sam, clip = vision.sam, vision.clip
+        sam, clip = vision.sam, vision.second
         one = sam_module.ImageEncoderViT(
             depth=sam.layers, embed_dim=sam.width, num_heads=sam.heads, img_size=sam.image_size,
             patch_size=sam.patch_size, out_chans=sam.neck_channels, use_rel_pos=True, window_size=sam.window_size,

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.errors import UserError
-from vl2.grid import ImageLayout, OverviewFirst, TilesFirst
+from vl2.grid import LAYOUTS, ImageLayout
 from vl2.model_kind import ModelKind, answer_window, model_kind
 from vl2.rope_scaling import RopeScaling
 
@@ -31,7 +31,7 @@ ScoringFunc = Literal["softmax", "sigmoid"]
 TopkMethod = Literal["greedy", "group_limited_greedy", "noaux_tc"]
 
 PRESETS = ("nano", "tiny", "small", "base")
-OCR_PRESETS = ("deepseek-ocr", "unlimited-ocr")  # reconstructed: the released files could not be read
+OCR_PRESETS = ("deepseek-ocr", "unlimited-ocr", "deepseek-ocr-2")  # reconstructed: the released files could not be read
 
 # Defaults of the released configuration classes, for keys that are not in config.json.
 RELEASED_DEFAULTS: dict[str, Json] = {
@@ -83,7 +83,8 @@ RELEASED_DEFAULTS: dict[str, Json] = {
     "projector_config": {"input_dim": 1152, "n_embed": 2048, "downsample_ratio": 2},
 }
 # The linear layer of the DeepSeek-OCR family joins no tokens.
-_LINEAR_PROJECTOR = {"input_dim": 2048, "n_embed": 1280, "downsample_ratio": 1}
+_LINEAR_PROJECTOR = {"n_embed": 1280, "downsample_ratio": 1}
+_ENCODER_WIDTHS: dict[ModelKind, int] = {"DeepSeek-OCR": 2048, "Unlimited-OCR": 2048, "DeepSeek-OCR-2": 896}
 
 # Keys where another value would change the arithmetic in a way that no released size needs, so it is refused.
 SUPPORTED_VALUES: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -327,8 +328,7 @@ class ModelConfig:
 
     def layout(self, overview_side: int, tile_side: int) -> ImageLayout:
         """Return what an image becomes, given the tokens along one side of its views."""
-        kind = OverviewFirst if self.kind == "DeepSeek-VL2" else TilesFirst
-        return kind(overview_side=overview_side, tile_side=tile_side)
+        return LAYOUTS[self.kind](overview_side=overview_side, tile_side=tile_side)
 
     @property
     def torch_dtype(self) -> str:
@@ -348,7 +348,7 @@ class ModelConfig:
             language_config=_fill(LanguageConfig, values["language_config"], RELEASED_DEFAULTS["language_config"]),
             vision_config=_fill(VisionConfig, vision, RELEASED_DEFAULTS["vision_config"])
             if is_vl2
-            else DeepEncoderConfig.from_section(vision),
+            else DeepEncoderConfig.from_section(vision, has_queries=kind == "DeepSeek-OCR-2"),
             projector_config=_fill(ProjectorConfig, projector, _projector_defaults(kind)),
             kind=kind,
             answer_window=None if is_vl2 else answer_window(values),
@@ -395,7 +395,9 @@ def _fill(kind: type[C], given: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def _projector_defaults(kind: ModelKind) -> Mapping[str, Any]:
-    return RELEASED_DEFAULTS["projector_config"] if kind == "DeepSeek-VL2" else _LINEAR_PROJECTOR
+    if kind == "DeepSeek-VL2":
+        return RELEASED_DEFAULTS["projector_config"]
+    return {"input_dim": _ENCODER_WIDTHS[kind], **_LINEAR_PROJECTOR}
 
 
 def _refuse_unsupported(values: Mapping[str, Any], supported: Mapping[str, Mapping[str, tuple[Any, ...]]]) -> None:

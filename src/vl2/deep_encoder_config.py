@@ -1,10 +1,15 @@
-"""The configuration of DeepEncoder, the image encoder of DeepSeek-OCR: SAM's ViT, two convolutions, then CLIP's ViT.
+"""The configuration of DeepEncoder, the image encoder of the DeepSeek-OCR family, which has two halves.
 
-Field names are the keys of `vision_config.width` in config.json, where each of the two encoders has a section under a
-name of its own ("sam_vit_b", "clip-l-14-224"). The released files leave out some keys whose values are fixed in the
-released code. `_SAM` and `_CLIP` have these values as defaults, and a model with other values writes them out.
+The first half is SAM's ViT with two convolutions. The second is CLIP's ViT in DeepSeek-OCR and Unlimited-OCR, and a
+Qwen2 decoder with learned queries in DeepSeek-OCR-2.
 
-Source: released `deepencoder/sam_vary_sdpa.py` and `clip_sdpa.py`. Golden: tests/golden/ocr.
+Field names are the keys of `vision_config.width` in config.json, where each half has a section under a name of its own
+("sam_vit_b"; "clip-l-14-224" or "qwen2-0-5b"). The released files leave out some keys whose values are fixed in the
+released code. `_SAM`, `_CLIP` and `_QUERIES` have these values as defaults, and a model with other values writes them
+out.
+
+Source: released `deepencoder/sam_vary_sdpa.py` and `clip_sdpa.py`, `deepencoderv2/qwen2_d2e.py`. Golden:
+tests/golden/ocr.
 """
 
 from __future__ import annotations
@@ -16,7 +21,9 @@ from typing import Any
 
 from vl2.errors import UserError
 
-SAM_NAME, CLIP_NAME = "sam_vit_b", "clip-l-14-224"
+SAM_NAME, CLIP_NAME, QUERIES_NAME = "sam_vit_b", "clip-l-14-224", "qwen2-0-5b"
+# Sides in pixels of the views that DeepSeek-OCR-2 has queries for, one for each token of SAM's map.
+QUERY_VIEWS_PX = (768, 1024)
 
 # The values of the released code for keys that config.json leaves out.
 _SAM: dict[str, Any] = {
@@ -32,6 +39,16 @@ _SAM: dict[str, Any] = {
     "image_size": 1024,
 }
 _CLIP: dict[str, Any] = {"width": 1024, "layers": 24, "heads": 16, "image_size": 224, "patch_size": 14, "mlp_ratio": 4}
+# The released section has `dim` alone.
+_QUERIES: dict[str, Any] = {
+    "dim": 896,
+    "layers": 24,
+    "heads": 14,
+    "kv_heads": 2,
+    "intermediate_size": 4864,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +101,49 @@ class ClipConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepEncoderConfig:
-    """Both encoders. They can encode a view of any size that is a multiple of `pixels_per_token`."""
+class QueryEncoderConfig:
+    """A Qwen2 decoder that reads SAM's map, then as many learned queries. Its output at the queries is the feature."""
 
-    sam: SamConfig
-    clip: ClipConfig
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate_size: int
+    rms_norm_eps: float
+    rope_theta: float
 
     def __post_init__(self) -> None:
-        if self.sam.downsample_channels[-1] != self.clip.width:
+        _require_whole(self, "dim", "layers", "heads", "kv_heads", "intermediate_size")
+        _require_divided("dim", self.dim, "twice the heads", 2 * self.heads)  # rotary pairs
+        _require_divided("heads", self.heads, "kv_heads", self.kv_heads)
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise UserError(f"{name} must be a positive number, got {value!r}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepEncoderConfig:
+    """Both halves. With CLIP they can encode a view of any size that is a multiple of `pixels_per_token`.
+
+    With queries they can encode views of QUERY_VIEWS_PX.
+    """
+
+    sam: SamConfig
+    second: ClipConfig | QueryEncoderConfig
+
+    def __post_init__(self) -> None:
+        if isinstance(self.second, QueryEncoderConfig):
+            name, width = "dim of the queries", self.second.dim
+        else:
+            name, width = "clip width", self.second.width
+        if self.sam.downsample_channels[-1] != width:
             raise UserError(
-                f"the last of downsample_channels must be the clip width ({self.clip.width}), "
-                f"got {self.sam.downsample_channels[-1]}"
+                f"the last of downsample_channels must be the {name} ({width}), got {self.sam.downsample_channels[-1]}"
             )
 
     @property
@@ -104,8 +153,10 @@ class DeepEncoderConfig:
 
     @property
     def width(self) -> int:
-        """Channels of a feature, which are CLIP's and SAM's together."""
-        return self.clip.width + self.sam.downsample_channels[-1]
+        """Channels of a feature: CLIP's and SAM's together, or the decoder's."""
+        if isinstance(self.second, QueryEncoderConfig):
+            return self.second.dim
+        return self.second.width + self.sam.downsample_channels[-1]
 
     @property
     def pixels_per_token(self) -> int:
@@ -120,25 +171,41 @@ class DeepEncoderConfig:
         return -(-(view_px // self.sam.patch_size) // 4)
 
     @classmethod
-    def from_section(cls, vision: Mapping[str, Any]) -> DeepEncoderConfig:
-        """Read a `vision_config`. Raise UserError for values that do not fit together or have the wrong type."""
+    def from_section(cls, vision: Mapping[str, Any], *, has_queries: bool = False) -> DeepEncoderConfig:
+        """Read a `vision_config`. Raise UserError for values that do not fit together or have the wrong type.
+
+        `has_queries` says that the second half is a decoder with queries instead of CLIP.
+        """
         sections = vision.get("width")
         sections = sections if isinstance(sections, Mapping) else {}
         sam = {**_SAM, "image_size": vision.get("image_size", _SAM["image_size"]), **_named(sections, "sam")}
-        clip = {**_CLIP, **_named(sections, "clip")}
+        second: ClipConfig | QueryEncoderConfig
+        if has_queries:
+            second = QueryEncoderConfig(**_only({**_QUERIES, **_named(sections, "qwen2")}, _QUERIES))
+        else:
+            second = ClipConfig(**_only({**_CLIP, **_named(sections, "clip")}, _CLIP))
         try:
             sam["global_attn_indexes"] = tuple(int(index) for index in sam["global_attn_indexes"])
             sam["downsample_channels"] = tuple(int(channels) for channels in sam["downsample_channels"])
         except (TypeError, ValueError):
             raise UserError("global_attn_indexes and downsample_channels must be lists of whole numbers") from None
-        return cls(sam=SamConfig(**_only(sam, _SAM)), clip=ClipConfig(**_only(clip, _CLIP)))
+        if isinstance(second, QueryEncoderConfig):
+            # The released code takes the decoder's width here, whatever the file says.
+            sam["downsample_channels"] = (*sam["downsample_channels"][:-1], second.dim)
+        return cls(sam=SamConfig(**_only(sam, _SAM)), second=second)
 
     def to_section(self, vision: Mapping[str, Any]) -> dict[str, Any]:
         """Return a `vision_config` with the keys that the file had and every value that differs from the defaults."""
         out = dict(vision)
         given = out.get("width")
         sections = dict(given) if isinstance(given, Mapping) else {}
-        for start, name, config, defaults in (("sam", SAM_NAME, self.sam, _SAM), ("clip", CLIP_NAME, self.clip, _CLIP)):
+        halves: list[tuple[str, str, Any, dict[str, Any]]]
+        if isinstance(self.second, QueryEncoderConfig):
+            sam_defaults = {**_SAM, "downsample_channels": (_SAM["downsample_channels"][0], self.second.dim)}
+            halves = [("sam", SAM_NAME, self.sam, sam_defaults), ("qwen2", QUERIES_NAME, self.second, _QUERIES)]
+        else:
+            halves = [("sam", SAM_NAME, self.sam, _SAM), ("clip", CLIP_NAME, self.second, _CLIP)]
+        for start, name, config, defaults in halves:
             key = next((key for key in sections if str(key).startswith(start)), name)
             section = dict(sections.get(key, {}))
             if start == "sam" and "image_size" not in section:

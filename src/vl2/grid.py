@@ -1,19 +1,22 @@
 """The layout of an image: its views, their visual tokens, and the order of these. All of it is integer arithmetic.
 
 A grid is (columns, rows) of local tiles. A view becomes `side` x `side` tokens. An image's tokens are written in
-blocks. Each block is one picture stitched from views, row by row, with a newline after each row, and a separator stands
-between or after the blocks. The two families of models differ in which views they encode and in the order of the
-blocks; an `ImageLayout` is that difference as a value.
+blocks, and a separator stands between or after the blocks. Most blocks are one picture stitched from views, row by row,
+with a newline after each row. DeepSeek-OCR-2 writes one view after another instead. The models differ in which views
+they encode and in their blocks; an `ImageLayout` is that difference as a value.
 
-Source: arXiv 2412.10302, section on dynamic tiling; released `DeepseekOCRProcessor.tokenize_with_images`. Goldens:
-tests/golden/reference/processor/resolutions.json, tests/golden/ocr/page_grids.json.
+Source: arXiv 2412.10302, section on dynamic tiling; released `DeepseekOCRProcessor.tokenize_with_images` and
+`DeepseekOCR2Processor.tokenize_with_images`. Goldens: tests/golden/reference/processor/resolutions.json,
+tests/golden/ocr/page_grids.json, tests/golden/ocr/page_grids_2.json.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from vl2.model_kind import ModelKind
 
 Grid = tuple[int, int]  # (columns, rows) of local tiles
 
@@ -22,16 +25,20 @@ UNTILED: Grid = (1, 1)
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Views stitched into one picture. Its tokens are written row by row, with a newline after each row."""
+    """Views stitched into one picture. Its tokens are written row by row, with a newline after each row.
+
+    If the block is not stitched, the tokens of one view follow those of another, without newlines.
+    """
 
     first: int  # index of the block's first token among the tokens of all views of the image
     grid: Grid  # of views
     side: int  # tokens along one side of a view
+    is_stitched: bool = True
 
     @property
     def num_tokens(self) -> int:
         columns, rows = self.grid
-        return rows * self.side * (columns * self.side + 1)
+        return rows * self.side * (columns * self.side + self.is_stitched)
 
 
 SEPARATOR = None  # the separator in a list of blocks
@@ -55,6 +62,11 @@ class ImageLayout(ABC):
     @abstractmethod
     def blocks(self, grid: Grid) -> Sequence[Block | None]:
         """Return the blocks and SEPARATOR in the order of the tokens."""
+
+    @property
+    def num_overview_tokens(self) -> int:
+        """Count the tokens of the view of the whole image, newlines included."""
+        return self.overview_side * (self.overview_side + 1)
 
     def num_tokens(self, grid: Grid) -> int:
         """Count the tokens of one image, newlines and separator included."""
@@ -104,6 +116,26 @@ class TilesFirst(ImageLayout):
         if grid == UNTILED:
             return overview, SEPARATOR
         return Block(first=self.overview_side**2, grid=grid, side=self.tile_side), overview, SEPARATOR
+
+
+@dataclass(frozen=True, kw_only=True)
+class TilesOneByOne(TilesFirst):
+    """DeepSeek-OCR-2's order: one tile after another, overview, separator, without newlines."""
+
+    @property
+    def num_overview_tokens(self) -> int:
+        return self.overview_side**2
+
+    def blocks(self, grid: Grid) -> Sequence[Block | None]:
+        return [block and replace(block, is_stitched=False) for block in super().blocks(grid)]
+
+
+LAYOUTS: dict[ModelKind, type[ImageLayout]] = {
+    "DeepSeek-VL2": OverviewFirst,
+    "DeepSeek-OCR": TilesFirst,
+    "Unlimited-OCR": TilesFirst,
+    "DeepSeek-OCR-2": TilesOneByOne,
+}
 
 
 def num_tiles(grid: Grid) -> int:

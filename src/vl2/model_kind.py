@@ -1,8 +1,9 @@
 """Find out which model a config.json describes: DeepSeek-VL2, or one of the DeepSeek-OCR family.
 
 All of them have `model_type: deepseek_vl_v2` and the same language model. The models of the DeepSeek-OCR family have a
-SAM encoder and a projector of one linear layer. The distinguishing keys come from the released code and from
-transformers' classes, because the released files themselves were not available.
+SAM encoder and a projector of one linear layer. Behind SAM, DeepSeek-OCR-2 has a Qwen2 decoder and the others CLIP. The
+distinguishing keys come from the released code and from transformers' classes, because the released files themselves
+were not available.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vl2.errors import UserError
 
 MODEL_TYPE = "deepseek_vl_v2"
 
-ModelKind = Literal["DeepSeek-VL2", "DeepSeek-OCR", "Unlimited-OCR"]
+ModelKind = Literal["DeepSeek-VL2", "DeepSeek-OCR", "Unlimited-OCR", "DeepSeek-OCR-2"]
 
 # Model types of checkpoints that were converted for transformers' own classes. Their keys and weight names differ.
 _CONVERTED = {"deepseek_ocr": "DeepSeek-OCR", "deepseek_ocr2": "DeepSeek-OCR-2", "unlimited_ocr": "Unlimited-OCR"}
@@ -24,9 +25,9 @@ def model_kind(values: Mapping[str, Any]) -> ModelKind:
     """Return which model a config.json describes. Raise UserError, which names the model, if vl2 does not run it."""
     kind = str(values.get("model_type", MODEL_TYPE))
     if kind in _CONVERTED and "language_config" not in values:
-        if (name := _CONVERTED[kind]) == "DeepSeek-OCR-2":
-            raise _deepseek_ocr2()
-        raise UserError(f"this checkpoint is {name} as transformers converts it: vl2 runs the released layout only")
+        raise UserError(
+            f"this checkpoint is {_CONVERTED[kind]} as transformers converts it: vl2 runs the released layout only"
+        )
     if kind != MODEL_TYPE and "language_config" not in values:
         raise UserError(f"this checkpoint is of model type {kind!r}, and vl2 runs DeepSeek-VL2 ({MODEL_TYPE!r}) only")
     return _kind_by_encoder(values)
@@ -42,10 +43,14 @@ def _kind_by_encoder(values: Mapping[str, Any]) -> ModelKind:
     if not (encoders or is_linear or "ocr" in classes):
         return "DeepSeek-VL2"
     named = classes + _plain_letters(values.get("_name_or_path"))
-    if "deepseekocr2" in named or "qwen2" in encoders or input_dim == 896:
-        raise _deepseek_ocr2()
-    if encoders and not ("sam" in encoders and "clip" in encoders):
-        raise _not_run("a model of the DeepSeek-OCR family", f"image encoders that are not known here ({encoders})")
+    if encoders and not ("sam" in encoders and ("clip" in encoders or "qwen2" in encoders)):
+        raise UserError(
+            f"this checkpoint is a model of the DeepSeek-OCR family: it has image encoders that are not known here "
+            f"({encoders}), and this version of vl2 does not run it"
+        )
+    has_queries = "qwen2" in encoders if encoders else "deepseekocr2" in named or input_dim == 896
+    if has_queries:
+        return "DeepSeek-OCR-2"
     return "Unlimited-OCR" if "unlimitedocr" in named or answer_window(values) is not None else "DeepSeek-OCR"
 
 
@@ -60,14 +65,6 @@ def answer_window(values: Mapping[str, Any]) -> int | None:
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise UserError(f"sliding_window must be a whole number of at least 1, got {found!r}")
     return found
-
-
-def _deepseek_ocr2() -> UserError:
-    return _not_run("DeepSeek-OCR-2", "a language model as the second half of its image encoder")
-
-
-def _not_run(name: str, what: str) -> UserError:
-    return UserError(f"this checkpoint is {name}: it has {what}, and this version of vl2 does not run it")
 
 
 def _section(values: Mapping[str, Any], part: str) -> Mapping[str, Any]:

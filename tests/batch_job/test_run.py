@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.ocr.golden import toy_vlm
+from tests.ocr.golden import SMALLEST_MODE, toy_vlm
 from tests.reference import CHECKPOINTS, IMAGES, reference_vlm
 from vl2.batch_job.item import BatchItem, BatchRequest, LineFile
 from vl2.batch_job.run_batch import BatchProgress, run_batch
@@ -30,9 +30,10 @@ from vl2.resumable_log import read_lines
 QUESTIONS = [f"question {n}" for n in range(12)]
 
 
-@pytest.fixture(params=["DeepSeek-VL2", "DeepSeek-OCR"])
+@pytest.fixture(params=["DeepSeek-VL2", "deepseek-ocr", "deepseek-ocr-2"])
 def vlm(request: pytest.FixtureRequest) -> VLM:
-    base = reference_vlm("base") if request.param == "DeepSeek-VL2" else toy_vlm("tiny")
+    name = request.param
+    base = reference_vlm("base") if name == "DeepSeek-VL2" else toy_vlm(SMALLEST_MODE[name], name)
     return VLM(base.model, base.processor, folder=base.folder)
 
 

@@ -231,7 +231,8 @@ def test_a_peer_that_hangs_is_ended() -> None:
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (
             ["--model", "random:huge"],
-            "random:SIZE must have one of the sizes nano, tiny, small, base, deepseek-ocr, unlimited-ocr, got huge",
+            "random:SIZE must have one of the sizes nano, tiny, small, base, deepseek-ocr, unlimited-ocr, "
+            "deepseek-ocr-2, got huge",
         ),
         (["--model", "/no/such"], "no folder /no/such"),
         (["--weights", "int3"], "weights must be"),

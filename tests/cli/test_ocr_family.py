@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.ocr.golden import toy_folder
-from tests.ocr_family import OCR_2, write_folder
+from tests.ocr.golden import both_encoders, toy_folder
+from tests.ocr_family import UNKNOWN, write_folder
 from tests.reference import IMAGES
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.vlm import VLM
@@ -40,7 +40,7 @@ COMMANDS = [
 @pytest.mark.parametrize("is_bare", [False, True], ids=["with tokenizer", "bare"])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: " ".join(c[:3]))
 def test_every_command_says_what_the_folder_is(vl2, tmp_path: Path, command: tuple[str, ...], is_bare: bool) -> None:
-    folder = write_folder(tmp_path / "folder", OCR_2, is_bare=is_bare)
+    folder = write_folder(tmp_path / "folder", UNKNOWN, is_bare=is_bare)
     (tmp_path / "data.jsonl").write_text(
         '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
     )
@@ -52,7 +52,7 @@ def test_every_command_says_what_the_folder_is(vl2, tmp_path: Path, command: tup
         "IN": tmp_path / "in.jsonl",
     }
     ran = vl2(*(paths.get(word, word) for word in command))
-    assert "this checkpoint is DeepSeek-OCR-2: " in ran.err
+    assert "this checkpoint is a model of the DeepSeek-OCR family: it has image encoders that" in ran.err
     assert "this version of vl2 does not run it" in ran.err
     assert (ran.code, ran.out, ran.err.count("\n")) == (1, "", 1)
 
@@ -69,7 +69,8 @@ PAGE = (
 )
 
 
-def test_read_prints_markdown_and_blocks(vl2, monkeypatch: pytest.MonkeyPatch) -> None:
+@both_encoders
+def test_read_prints_markdown_and_blocks(vl2, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the model says is put in its place: a toy's words mean nothing."""
     asked: list[str] = []
 
@@ -78,9 +79,9 @@ def test_read_prints_markdown_and_blocks(vl2, monkeypatch: pytest.MonkeyPatch) -
         return [reply(PAGE) for _ in requests]
 
     monkeypatch.setattr(VLM, "batch", batch)
-    ran = vl2("read", PHOTO, "--model", toy_folder())
+    ran = vl2("read", PHOTO, "--model", toy_folder(name))
     assert (ran.code, ran.out) == (0, "# Report\n")
-    ran = vl2("read", PHOTO, "--model", toy_folder(), "--json")
+    ran = vl2("read", PHOTO, "--model", toy_folder(name), "--json")
     assert asked == ["<|grounding|>Convert the document to markdown."] * 2
     line = json.loads(ran.out)
     assert (line["text"], [block["type"] for block in line["blocks"]]) == ("# Report", ["heading", "figure"])
@@ -131,6 +132,25 @@ def test_ask_answers_in_a_mode_with_the_guard_of_a_request(vl2) -> None:
     assert json.loads(ran.out)["usage"]["visual_tokens"] == 8 * 9 + 1
 
 
+def test_deepseek_ocr_2_answers_in_its_modes(vl2) -> None:
+    flags = ("--model", toy_folder("deepseek-ocr-2"), "--max-new-tokens", "3", "--json")
+    for mode, tokens in (("small", 144 + 1), ("base", 256 + 1)):
+        ran = vl2("ask", "Free OCR.", "-i", PHOTO, "--tiling", mode, *flags)
+        assert ran.code == 0, ran.err
+        assert json.loads(ran.out)["usage"]["visual_tokens"] == tokens
+    ran = vl2("ask", "Free OCR.", "-i", PHOTO, "--tiling", "large", *flags)
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "tiling large: DeepSeek-OCR-2 has paper and the modes small, base, gundam" in ran.err
+
+
+def test_deepseek_ocr_2_is_inspected(vl2) -> None:
+    ran = vl2("inspect", toy_folder("deepseek-ocr-2"))
+    assert ran.code == 0, ran.err
+    assert "SAM, 3 layers of 48, and a decoder with queries, 2 layers of 32; views of 1024 px, 256 tokens each" in (
+        " ".join(ran.out.split())
+    )
+
+
 def test_inspect_shows_a_page_and_a_checkpoint(vl2) -> None:
     ran = vl2("inspect", PHOTO, "--model", toy_folder(), "--tiling", "base")
     assert "views   the whole in 1024 px" in ran.out
@@ -141,39 +161,47 @@ def test_inspect_shows_a_page_and_a_checkpoint(vl2) -> None:
     )
 
 
-def test_fine_tuning_learns_and_its_adapter_answers(vl2, tmp_path: Path) -> None:
+@both_encoders
+def test_fine_tuning_learns_and_its_adapter_answers(vl2, name: str, tmp_path: Path) -> None:
     rows = []
     for number in range(4):
         Image.new("RGB", (60 + number, 40), "white").save(tmp_path / f"{number}.png")
         rows.append(json.dumps({"image": f"{number}.png", "question": "Free OCR.", "answer": "one two"}))
     (tmp_path / "data.jsonl").write_text("\n".join(rows))
-    flags = ("--model", toy_folder(), "--out", tmp_path / "out", "--steps", "3", "--learning-rate", "0.02",
+    flags = ("--model", toy_folder(name), "--out", tmp_path / "out", "--steps", "3", "--learning-rate", "0.02",
              "--batch-size", "1", "--held-out", "1", "--max-new-tokens", "2", "--targets", "attention", "experts",
              "--json")  # fmt: skip
     ran = vl2("finetune", tmp_path / "data.jsonl", *flags)
     assert ran.code == 0, ran.err
     told = json.loads(ran.out)
     assert told["after"]["loss"] < 0.9 * told["before"]["loss"]
-    answered = vl2("ask", "Free OCR.", "-i", tmp_path / "0.png", "--model", toy_folder(), "--adapter",
+    answered = vl2("ask", "Free OCR.", "-i", tmp_path / "0.png", "--model", toy_folder(name), "--adapter",
                    tmp_path / "out" / "adapter", "--max-new-tokens", "4")  # fmt: skip
     assert answered.code == 0, answered.err
 
 
-def test_a_part_of_the_encoder_is_frozen_and_unlimited_ocr_is_not_trained(vl2, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "half"), [("deepseek-ocr", "clip"), ("deepseek-ocr-2", "query_encoder")])
+def test_a_part_of_the_encoder_is_frozen(vl2, name: str, half: str, tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(f"{json.dumps({'question': 'a', 'answer': 'b'})}\n" * 8)
-    data, full = tmp_path / "data.jsonl", ("--method", "full", "--dry-run")
-    ran = vl2("finetune", data, "--model", toy_folder(), "--out", tmp_path / "a", *full, "--freeze", "sam", "clip")
+    asked = ("finetune", tmp_path / "data.jsonl", "--model", toy_folder(name), "--method", "full", "--dry-run")
+    ran = vl2(*asked, "--out", tmp_path / "a", "--freeze", "sam", half)
     assert ran.code == 0, ran.err
-    whole = vl2("finetune", data, "--model", toy_folder(), "--out", tmp_path / "b", *full)
+    whole = vl2(*asked, "--out", tmp_path / "b")
     trained = [int(re.search(r"vision ([\d,]+)", said.out + said.err)[1].replace(",", "")) for said in (ran, whole)]
     assert 0 < trained[0] < trained[1]
+
+
+def test_unlimited_ocr_is_not_trained(vl2, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps({'question': 'a', 'answer': 'b'})}\n" * 8)
+    data, full = tmp_path / "data.jsonl", ("--method", "full", "--dry-run")
     ran = vl2("finetune", data, "--model", toy_folder("unlimited-ocr"), "--out", tmp_path / "c", *full)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "Unlimited-OCR is not trained here: its attention sees the last 16 tokens of an answer only" in ran.err
 
 
-def test_a_page_is_measured_end_to_end(vl2) -> None:
-    ran = vl2("bench", "--quick", "--only", "page", "--model", toy_folder(), "--json")
+@both_encoders
+def test_a_page_is_measured_end_to_end(vl2, name: str) -> None:
+    ran = vl2("bench", "--quick", "--only", "page", "--model", toy_folder(name), "--json")
     assert ran.code == 0, ran.err
     (page,) = [row for row in json.loads(ran.out)["stages"] if row["name"].startswith("page")]
     assert page["name"] == "page of 1024 x 1024, 8 tokens of answer"

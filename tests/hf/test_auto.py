@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tests.ocr.golden import toy_folder, toy_vlm
-from tests.ocr_family import OCR_2, write_folder
+from tests.ocr_family import UNKNOWN, write_folder
 from tests.reference import CHECKPOINTS, SIZES
 from vl2.config import ModelConfig, preset
 from vl2.errors import UserError
@@ -145,25 +145,26 @@ def test_a_new_model_has_weights_drawn_from_the_seed() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}], ids=["", "trusted"])
-def test_deepseek_ocr_2_is_refused_by_its_name_and_vl2_still_opens(options: dict[str, bool], tmp_path: Path) -> None:
+def test_encoders_that_are_not_known_are_refused_and_vl2_still_opens(options: dict[str, bool], tmp_path: Path) -> None:
     """Their files have DeepSeek-VL2's model type and its processor's name, and transformers has no class for that."""
-    folder = write_folder(tmp_path / "ocr", OCR_2)
+    folder = write_folder(tmp_path / "ocr", UNKNOWN)
     assert json.loads((folder / "processor_config.json").read_text())["processor_class"] == "DeepseekVLV2Processor"
     for auto in (AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor):
-        with pytest.raises(UserError, match=r"this checkpoint is DeepSeek-OCR-2: "):
+        with pytest.raises(UserError, match="this checkpoint is a model of the DeepSeek-OCR family: "):
             auto.from_pretrained(folder, **options)
     assert AutoTokenizer.from_pretrained(folder, **options).encode("a")  # which transformers has a class for
     assert type(AutoConfig.from_pretrained(CHECKPOINTS / "tiny")) is VL2Config
     assert type(AutoProcessor.from_pretrained(CHECKPOINTS / "tiny")) is VL2Processor
 
 
-def test_deepseek_ocr_answers_beside_deepseek_vl2_as_without_transformers() -> None:
+@pytest.mark.parametrize(("name", "kind"), [("deepseek-ocr", "DeepSeek-OCR"), ("deepseek-ocr-2", "DeepSeek-OCR-2")])
+def test_deepseek_ocr_answers_beside_deepseek_vl2_as_without_transformers(name: str, kind: str) -> None:
     """Both kinds in one process, by the Auto classes: the right classes, and the answers of `vl2.load`."""
     image = Image.effect_noise((641, 1280), 60).convert("RGB")
-    folder, vlm = toy_folder(), toy_vlm("gundam")
+    folder, vlm = toy_folder(name), toy_vlm("gundam", name)
     model, processor = AutoModelForCausalLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     assert (type(model), type(processor)) == (VL2ForCausalLM, VL2Processor)
-    assert (model.network.config.kind, processor.core.kind) == ("DeepSeek-OCR", "DeepSeek-OCR")
+    assert (model.network.config.kind, processor.core.kind) == (kind, kind)
     inputs = processor("<image>\nFree OCR.", images=image)
     assert (len(inputs["tiles"]), len(inputs["overviews"])) == (2, 1)
     answer = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
@@ -196,17 +197,20 @@ def _told(answers: list[list[int]], width: int) -> Callable[[int, torch.Tensor],
     return lambda row, ids: [answers[row][len(ids) - width]]
 
 
-def test_what_is_saved_opens_in_the_classes_of_transformers(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "model_type"), [("deepseek-ocr", "unlimited_ocr"), ("deepseek-ocr-2", "deepseek_ocr2")]
+)
+def test_what_is_saved_opens_in_the_classes_of_transformers(name: str, model_type: str, tmp_path: Path) -> None:
     """Both ways of saving, read by transformers' own renaming of the released names; the logits are ours."""
-    pytest.importorskip("transformers.models.unlimited_ocr", reason="this transformers has no Unlimited-OCR")
+    pytest.importorskip(f"transformers.models.{model_type}", reason=f"this transformers has no {model_type}")
     from tests.ocr.in_transformers import open_in_transformers
 
-    vlm = toy_vlm("tiny")
+    vlm = toy_vlm("base", name)
     vlm.save(tmp_path / "vl2")
-    AutoModelForCausalLM.from_pretrained(toy_folder()).save_pretrained(tmp_path / "hf")
+    AutoModelForCausalLM.from_pretrained(toy_folder(name)).save_pretrained(tmp_path / "hf")
     ids = torch.tensor([[0, 5, 77, 300, 12]])
     with torch.inference_mode():
-        ours = VL2ForCausalLM.from_pretrained(toy_folder())(ids).logits
+        ours = VL2ForCausalLM.from_pretrained(toy_folder(name))(ids).logits
         for folder in (tmp_path / "vl2", tmp_path / "hf"):
             theirs = open_in_transformers(vlm.model.config, folder, window=1_000_000)(input_ids=ids).logits
             torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4 * float(ours.abs().max()))

@@ -1,4 +1,4 @@
-"""The pictures that the goldens of DeepSeek-OCR were recorded on: many shapes, all modes, drawn by a rule."""
+"""The pictures that the goldens of the DeepSeek-OCR family were recorded on: many shapes and all modes, by a rule."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Case:
     size: tuple[int, int]  # (width, height)
     mode: str
     prompt: str
+    kind: str = "deepseek-ocr"
 
 
 # Each mode sees small and large, wide and tall pictures; "gundam" both sides of its border at 640 px, and many grids.
@@ -37,6 +38,20 @@ CASES = [
     for mode, sizes in _SIZES.items()
     for number, (width, height) in enumerate(sizes)
 ]
+
+# DeepSeek-OCR-2 has fewer modes, and its border is at 768 px.
+_SIZES_2 = {
+    "small": [(768, 768), (90, 200), (1600, 900)],
+    "base": [(1024, 1024), (600, 800), (1500, 400)],
+    "gundam": [(768, 768), (769, 768), (768, 1300), (1240, 1754), (1900, 500), (100, 90), (1600, 1600), (2000, 1300),
+               (3000, 640)],
+}  # fmt: skip
+CASES_2 = [
+    Case(name=f"2-{mode}-{width}x{height}", size=(width, height), mode=mode, prompt=PROMPTS[number % len(PROMPTS)],
+         kind="deepseek-ocr-2")
+    for mode, sizes in _SIZES_2.items()
+    for number, (width, height) in enumerate(sizes)
+]  # fmt: skip
 
 
 def picture(case: Case) -> Image.Image:

@@ -29,15 +29,24 @@ def toy_goldens() -> dict[str, Any]:
 
 
 @cache
-def toy_tensors() -> dict[str, Tensor]:
-    return load_file(FOLDER / "toy.safetensors")
+def golden_cases() -> dict[str, Any]:
+    """Return what was recorded of each picture of CASES and CASES_2, by its name."""
+    ocr_2 = json.loads((FOLDER / "toy_2.json").read_text(encoding="utf-8"))
+    return {**toy_goldens()["cases"], **ocr_2["cases"]}
 
 
 @cache
-def page_grids() -> dict[str, str]:
-    return json.loads((FOLDER / "page_grids.json").read_text(encoding="utf-8"))
+def toy_tensors() -> dict[str, Tensor]:
+    return {**load_file(FOLDER / "toy.safetensors"), **load_file(FOLDER / "toy_2.safetensors")}
 
 
+@cache
+def page_grids(file: str = "page_grids.json") -> dict[str, str]:
+    return json.loads((FOLDER / file).read_text(encoding="utf-8"))
+
+
+SMALLEST_MODE = {"deepseek-ocr": "tiny", "unlimited-ocr": "tiny", "deepseek-ocr-2": "small"}
+both_encoders = pytest.mark.parametrize("name", ["deepseek-ocr", "deepseek-ocr-2"])
 _FOLDERS = TemporaryDirectory(prefix="vl2-ocr-toys-")
 
 
@@ -55,12 +64,15 @@ def toy_vlm(mode: str = "paper", kind: str = "deepseek-ocr") -> VLM:
     return load(toy_folder(kind), device="cpu", tiling=mode, image_options=RELEASED_OPTIONS)
 
 
-def sample_of(case: Case, kind: str = "deepseek-ocr") -> Sample:
-    """Return a case as our processor makes it; skips where this Pillow scales tall pictures in another order."""
+def sample_of(case: Case, kind: str | None = None) -> Sample:
+    """Return a case as our processor makes it; skips where this Pillow scales tall pictures in another order.
+
+    `kind` is the toy whose processor is used; None is the case's own.
+    """
     width, height = case.size
     if HAS_OLD_PILLOW and height > width:
         pytest.skip("Pillow 13 scaled the golden's tall picture in another order")
-    return toy_vlm(case.mode, kind).processor.encode_prompt(f"<image>\n{case.prompt}", [picture(case)])
+    return toy_vlm(case.mode, kind or case.kind).processor.encode_prompt(f"<image>\n{case.prompt}", [picture(case)])
 
 
 def apart(one: Tensor, other: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Our DeepSeek-OCR beside two other implementations, on 44 pictures in all modes; see tests/golden/ocr/README.md."""
+"""Our DeepSeek-OCR and DeepSeek-OCR-2 beside two other implementations each; see tests/golden/ocr/README.md."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ocr.cases import ANSWER_TOKENS, CASES, Case, many_sizes
-from tests.ocr.golden import apart, expand, page_grids, sample_of, toy_goldens, toy_tensors, toy_vlm
+from tests.ocr.cases import ANSWER_TOKENS, CASES, CASES_2, Case, many_sizes
+from tests.ocr.golden import apart, expand, golden_cases, page_grids, sample_of, toy_tensors, toy_vlm
 from vl2.grid import UNTILED
 from vl2.infer.image_tokens import encode_images
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.page_views import choose_crops
 
 NEAR = 1e-4  # float32, relative to the largest value; the two makers are 2e-6 apart
-cases = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+ALL_CASES = [*CASES, *CASES_2]
+cases = pytest.mark.parametrize("case", ALL_CASES, ids=[case.name for case in ALL_CASES])
 
 
 def sha256(values: Tensor) -> str:
@@ -26,7 +27,7 @@ def sha256(values: Tensor) -> str:
 
 @cases
 def test_ids_grids_and_pixels_are_the_released_processors(case: Case) -> None:
-    golden, sample = toy_goldens()["cases"][case.name], sample_of(case)
+    golden, sample = golden_cases()[case.name], sample_of(case)
     (grid,) = sample.grid_list
     assert list(grid) == golden["grid"]
     assert (len(sample), int(sample.image_mask.sum())) == (golden["num_ids"], golden["num_visual_tokens"])
@@ -41,7 +42,8 @@ def test_ids_grids_and_pixels_are_the_released_processors(case: Case) -> None:
 
 @cases
 def test_features_tokens_logits_and_answers_are_the_others(case: Case) -> None:
-    golden, tensors, sample, vlm = toy_goldens()["cases"][case.name], toy_tensors(), sample_of(case), toy_vlm(case.mode)
+    golden, tensors, sample = golden_cases()[case.name], toy_tensors(), sample_of(case)
+    vlm = toy_vlm(case.mode, case.kind)
     assert sample.overviews is not None
     with torch.inference_mode():
         features = vlm.model.vision(sample.overviews)
@@ -66,7 +68,7 @@ def test_ten_thousand_sizes_get_the_released_grids(most: int) -> None:
     sizes = many_sizes()
     released = list(expand(page_grids()[str(most)]))
     assert len(released) == len(sizes) == 10_000
-    assert [choose_crops(size, most) for size in sizes] == released
+    assert [choose_crops(size, most, 640) for size in sizes] == released
 
 
 def test_ten_thousand_sizes_get_the_released_number_of_tokens() -> None:
@@ -75,3 +77,14 @@ def test_ten_thousand_sizes_get_the_released_number_of_tokens() -> None:
         # As the released get_num_image_tokens counts: a view of 1024 px has 16 tokens a side, a crop of 640 px 10.
         local = rows * 10 * (columns * 10 + 1) if (columns, rows) != UNTILED else 0
         assert layout.num_tokens((columns, rows)) == 16 * 17 + local + 1
+
+
+def test_ten_thousand_sizes_get_the_grids_and_tokens_of_deepseek_ocr_2() -> None:
+    """Grids by the released code; numbers of views by transformers; tokens as the released README states them."""
+    sizes, cutter = many_sizes(), toy_vlm("gundam", "deepseek-ocr-2").processor.cutter
+    golden = page_grids("page_grids_2.json")
+    grids = cutter.choose_grids([sizes])
+    assert grids == list(expand(golden["6"]))
+    views = [cutter.layout.num_tiles(grid) + cutter.layout.num_overviews(grid) for grid in grids]
+    assert views == [int(digit) for digit in golden["views"]]
+    assert [cutter.layout.num_tokens(grid) for grid in grids] == [(n - 1) * 144 + 256 + 1 for n in views]

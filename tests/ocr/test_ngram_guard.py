@@ -42,6 +42,7 @@ def test_each_model_has_the_guard_that_it_was_released_with() -> None:
     assert of("DeepSeek-VL2") == (0, 0, ())
     assert of("DeepSeek-OCR") == (30, 90, cells)
     assert of("Unlimited-OCR") == (35, 128, cells)
+    assert of("DeepSeek-OCR-2") == (20, 90, cells)
     assert of("DeepSeek-OCR", GenerateOptions(no_repeat_ngram_size=0)) == (0, 0, ())
     assert of("DeepSeek-OCR", GenerateOptions(no_repeat_ngram_size=5)) == (5, 0, ())
     assert of("Unlimited-OCR", GenerateOptions(no_repeat_ngram_window=1024)) == (35, 1024, cells)

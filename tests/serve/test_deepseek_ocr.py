@@ -104,9 +104,12 @@ def test_the_model_list_says_which_model_it_is(reader: LiveServer) -> None:
     assert httpx.get(f"{reader.url}/v1/models").json()["data"][0]["kind"] == "DeepSeek-OCR"
 
 
-@pytest.mark.parametrize("mode", ["tiny", "gundam"])
-def test_a_page_is_answered_as_in_the_library(mode: str) -> None:
-    vlm = load(toy_folder(), device="cpu", tiling=mode)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("deepseek-ocr", "tiny"), ("deepseek-ocr", "gundam"), ("deepseek-ocr-2", "small"), ("deepseek-ocr-2", "gundam")],
+)
+def test_a_page_is_answered_as_in_the_library(name: str, mode: str) -> None:
+    vlm = load(toy_folder(name), device="cpu", tiling=mode)
     expected = vlm.chat("Free OCR.", [PAGE], max_new_tokens=5, no_repeat_ngram_size=0)
     content = [{"type": "image_url", "image_url": {"url": data_url(PAGE)}}, {"type": "text", "text": "Free OCR."}]
     asked = {

@@ -102,7 +102,8 @@ def test_a_stage_can_be_taken_from_the_table_with_changes() -> None:
         ({"stage": {"frozen": "language"}}, "stage.frozen must be a list, got 'language'"),
         (
             {"stage": {"frozen": ["eyes"]}},
-            "stage.frozen[0] must be one of vision, projector, language, sam, convolutions, clip, got 'eyes'",
+            "stage.frozen[0] must be one of vision, projector, language, sam, convolutions, clip, query_encoder, "
+            "got 'eyes'",
         ),
         ({"stage": {"schedule": "linear"}}, "stage.schedule must be one of cosine, step, constant, got 'linear'"),
         ({"stage": {"like": "tiny/alignmnt"}}, "stage.like must be SIZE/STAGE, got 'tiny/alignmnt': did you mean"),

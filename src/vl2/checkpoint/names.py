@@ -18,13 +18,15 @@ from functools import partial
 from torch import Tensor
 
 from vl2.model import VL2
-from vl2.model.deep_encoder import DeepEncoder
+from vl2.model.vision import VisionEncoder
 
 RENAMED = {"view_separator": "view_seperator"}
 # Our prefixes and those of the DeepSeek-OCR family's files. The first prefix that matches counts.
 OCR_PREFIXES = {
     "vision.sam.": "model.sam_model.",
     "vision.clip.": "model.vision_model.",
+    "vision.query_encoder.query_": "model.qwen2_model.query_",
+    "vision.query_encoder.": "model.qwen2_model.model.model.",
     "projector.": "model.projector.",
     "image_newline": "model.image_newline",
     "view_seperator": "model.view_seperator",
@@ -82,7 +84,7 @@ def places(model: VL2) -> Iterator[Place]:
 def stored_name(model: VL2, name: str) -> str:
     """Return a tensor's name in this model's files, given its name in our scheme."""
     name = RENAMED.get(name, name)
-    if not isinstance(model.vision, DeepEncoder):
+    if isinstance(model.vision, VisionEncoder):
         return name
     ours, theirs = next((ours, theirs) for ours, theirs in OCR_PREFIXES.items() if name.startswith(ours))
     return theirs + name.removeprefix(ours)

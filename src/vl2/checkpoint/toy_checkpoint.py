@@ -34,7 +34,7 @@ PROCESSOR: Json = {
 
 
 def toy_config(kind: str = "deepseek-ocr", *, sliding_window: int = 16) -> ModelConfig:
-    """Return a small configuration of "deepseek-ocr" or "unlimited-ocr" with the released image views and tokens."""
+    """Return a small configuration of one of OCR_PRESETS with the released image views and tokens."""
     values = preset(kind).to_dict()
     if "sliding_window" in values:
         values["sliding_window"] = sliding_window
@@ -49,8 +49,8 @@ def toy_config(kind: str = "deepseek-ocr", *, sliding_window: int = 16) -> Model
         "num_key_value_heads": 4,
         "vocab_size": 4096,
     }
-    values["projector_config"] |= {"input_dim": 64, "n_embed": 64}
     clip = {"heads": 4, "image_size": 224, "layers": 2, "patch_size": 14, "width": 32}
+    queries = {"dim": 32, "heads": 4, "intermediate_size": 48, "kv_heads": 2, "layers": 2}
     sam = {
         "downsample_channels": [24, 32],
         "global_attn_indexes": [1],
@@ -59,7 +59,10 @@ def toy_config(kind: str = "deepseek-ocr", *, sliding_window: int = 16) -> Model
         "neck_channels": 16,
         "width": 48,
     }
-    values["vision_config"]["width"] = {"clip-l-14-224": clip, "sam_vit_b": sam}
+    has_queries = kind == "deepseek-ocr-2"
+    second = {"qwen2-0-5b": queries} if has_queries else {"clip-l-14-224": clip}
+    values["vision_config"]["width"] = {**second, "sam_vit_b": sam}
+    values["projector_config"] |= {"input_dim": 32 if has_queries else 64, "n_embed": 64}
     values["torch_dtype"] = "float32"
     return ModelConfig.from_dict(values)
 

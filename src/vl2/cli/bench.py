@@ -35,7 +35,7 @@ class Bench:
 
     model: Annotated[str, tyro.conf.arg(aliases=["-m"], metavar="NAME")] = "nano"
     """nano, tiny, small or base, a checkpoint folder, a hub id, or random:SIZE (random weights; a SIZE may also be
-    deepseek-ocr or unlimited-ocr)"""
+    deepseek-ocr, unlimited-ocr or deepseek-ocr-2)"""
     device: Annotated[str, tyro.conf.arg(metavar="DEVICE")] = "auto"
     """auto, cpu, cuda, cuda:N or mps"""
     dtype: Annotated[str, tyro.conf.arg(metavar="DTYPE")] = "auto"

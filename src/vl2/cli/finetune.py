@@ -64,7 +64,8 @@ class ScheduleFlags:
     learning_rate: OptionalFloat = None
     """2e-4 for an adapter, 5e-5 for preferences, 2e-5 for all weights"""
     freeze: Annotated[tuple[Freezable, ...], tyro.conf.arg(help_behavior_hint="")] = ()
-    """parts that stay: vision, projector, language; of DeepSeek-OCR's encoder also sam, convolutions, clip"""
+    """parts that stay: vision, projector, language; of the encoder of the DeepSeek-OCR family also sam,
+    convolutions, and clip or query_encoder"""
     vision_rate: OptionalFloat = None
     """of the encoder, as a multiple of the learning rate; a tenth where its weights are trained"""
     projector_rate: OptionalFloat = None

@@ -13,7 +13,7 @@ from vl2.checkpoint.model_size import ModelSize, parameters, share_at_work, weig
 from vl2.checkpoint.policy import SHARE_OF_AVAILABLE
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.config import ModelConfig
-from vl2.deep_encoder_config import DeepEncoderConfig
+from vl2.deep_encoder_config import DeepEncoderConfig, QueryEncoderConfig
 from vl2.dtypes import DTYPES
 from vl2.infer.vlm import choose_device
 from vl2.quant.quantize_model import Scheme
@@ -210,11 +210,12 @@ def _encoder_text(config: ModelConfig) -> str:
     vision = config.vision_config
     tokens = f"{config.tokens_per_side**2} tokens each"
     if isinstance(vision, DeepEncoderConfig):
-        sam, clip = vision.sam, vision.clip
-        return (
-            f"SAM, {sam.layers} layers of {sam.width}, and CLIP, {clip.layers} layers of {clip.width}; "
-            f"views of {vision.image_size} px, {tokens}"
-        )
+        sam, second = vision.sam, vision.second
+        if isinstance(second, QueryEncoderConfig):
+            half = f"a decoder with queries, {second.layers} layers of {second.dim}"
+        else:
+            half = f"CLIP, {second.layers} layers of {second.width}"
+        return f"SAM, {sam.layers} layers of {sam.width}, and {half}; views of {vision.image_size} px, {tokens}"
     return f"{vision.layers} layers of {vision.width}, tiles of {vision.image_size} px, {tokens}"
 
 

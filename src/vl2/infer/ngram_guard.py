@@ -3,7 +3,7 @@
 A request that does not set it gets the setting that the model was released with. DeepSeek-VL2 was released without a
 guard. The DeepSeek-OCR family's own programs decode with one, and loop on some pages without it.
 
-Source: released `process/ngram_norepeat.py` and `run_dpsk_ocr_image.py`.
+Source: released `process/ngram_norepeat.py`, `run_dpsk_ocr_image.py` and `run_dpsk_ocr2_image.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from vl2.model_kind import ModelKind
 from vl2.process.tokenizer import Tokenizer
 
 # N-gram size and window of the released programs for one image. Tables repeat the tags of cells, so these are allowed.
-RELEASED_SIZES: dict[ModelKind, tuple[int, int]] = {"DeepSeek-OCR": (30, 90), "Unlimited-OCR": (35, 128)}
+RELEASED_SIZES: dict[ModelKind, tuple[int, int]] = {
+    "DeepSeek-OCR": (30, 90),
+    "Unlimited-OCR": (35, 128),
+    "DeepSeek-OCR-2": (20, 90),
+}
 TABLE_CELL = ("<td>", "</td>")
 
 

@@ -24,7 +24,8 @@ PATTERNS: dict[Target, re.Pattern[str]] = {
     "projector": re.compile(r"projector\.layers(?:\.\d+)?"),
     "vision": re.compile(
         r"vision\.(?:(?:sam\.)?blocks\.\d+\.(?:attn\.(?:qkv|proj)|mlp\.(?:fc|lin)[12])"
-        r"|clip\.transformer\.layers\.\d+\.(?:self_attn\.(?:qkv_proj|out_proj)|mlp\.fc[12]))"
+        r"|clip\.transformer\.layers\.\d+\.(?:self_attn\.(?:qkv_proj|out_proj)|mlp\.fc[12])"
+        r"|query_encoder\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj))"
     ),
 }
 TARGETS: tuple[Target, ...] = get_args(Target)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vl2.grid import SEPARATOR, Block, Grid, ImageLayout, OverviewFirst
 
-NEWLINE_INDEX, SEPARATOR_INDEX = -1, -2
+SEPARATOR_INDEX, NEWLINE_INDEX = -1, -2
 
 
 @lru_cache(maxsize=256)
@@ -39,6 +39,8 @@ def image_order(grid: Grid, layout: ImageLayout) -> Tensor:
 def _block_order(block: Block) -> Tensor:
     (columns, rows), side = block.grid, block.side
     views = torch.arange(block.first, block.first + rows * columns * side * side)
+    if not block.is_stitched:
+        return views
     # [rows, columns, y, x] -> [rows * y, columns * x]: the picture that the views were cut from
     stitched = views.view(rows, columns, side, side).permute(0, 2, 1, 3).reshape(rows * side, columns * side)
     newline = torch.full((rows * side, 1), NEWLINE_INDEX)
@@ -46,18 +48,20 @@ def _block_order(block: Block) -> Tensor:
 
 
 def arrange_views(
-    tokens_TD: Tensor, grids: Sequence[Grid], layout: ImageLayout, newline_D: Tensor, separator_D: Tensor
+    tokens_TD: Tensor, grids: Sequence[Grid], layout: ImageLayout, newline_D: Tensor | None, separator_D: Tensor
 ) -> Tensor:
     """Return the visual tokens of all images, one after another, [tokens, D].
 
-    `tokens_TD` holds the tokens of the views, image by image, overview first. Grids are (columns, rows).
+    `tokens_TD` holds the tokens of the views, image by image, overview first. Grids are (columns, rows). A layout
+    without newlines needs no `newline_D`.
     """
     num_expected = sum(_num_view_tokens(grid, layout) for grid in grids)
     assert len(tokens_TD) == num_expected, (
         f"{len(tokens_TD)} tokens of views given, grids {list(grids)} need {num_expected}"
     )
-    # The two learned vectors are appended to the views' tokens, so that the negative indices point to them.
-    pool = torch.cat((tokens_TD, separator_D.unsqueeze(0), newline_D.unsqueeze(0)))
+    # The learned vectors are appended to the views' tokens, so that the negative indices point to them.
+    learned = (separator_D,) if newline_D is None else (newline_D, separator_D)
+    pool = torch.cat((tokens_TD, *(vector_D.unsqueeze(0) for vector_D in learned)))
     pieces, first = [], 0
     for grid in grids:
         order = image_order(grid, layout)

@@ -19,7 +19,7 @@ from vl2.batch import Batch, PackedTensors
 from vl2.config import ModelConfig
 from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.grid import Grid, ImageLayout
-from vl2.model.deep_encoder import DeepEncoder
+from vl2.model.deep_encoder import DeepEncoder, DeepEncoder2, build_deep_encoder
 from vl2.model.language import Hidden, LanguageModel
 from vl2.model.layout import arrange_views, join_views, place_visual, side_of
 from vl2.model.mask import AttentionMask
@@ -43,15 +43,17 @@ class VL2(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.vision: VisionEncoder | DeepEncoder
+        self.vision: VisionEncoder | DeepEncoder | DeepEncoder2
         self.projector: Projector | LinearProjector
         if isinstance(config.vision_config, DeepEncoderConfig):
-            self.vision = DeepEncoder(config.vision_config)
+            self.vision = build_deep_encoder(config.vision_config)
             self.projector = LinearProjector(config.projector_config)
         else:
             self.vision = VisionEncoder(config.vision_config)
             self.projector = Projector(config.projector_config)
-        self.image_newline = nn.Parameter(torch.zeros(config.projector_config.n_embed))
+        # DeepSeek-OCR-2 writes no newlines, and its files have none.
+        has_newlines = config.kind != "DeepSeek-OCR-2"
+        self.image_newline = nn.Parameter(torch.zeros(config.projector_config.n_embed)) if has_newlines else None
         self.view_separator = nn.Parameter(torch.zeros(config.projector_config.n_embed))
         self.language = LanguageModel(config.language_config)
 
@@ -64,17 +66,15 @@ class VL2(nn.Module):
     @property
     def encoder_blocks(self) -> list[nn.Module]:
         """The transformer blocks of the image encoder, in the order in which they run."""
-        if isinstance(self.vision, DeepEncoder):
-            return [*self.vision.sam.blocks, *self.vision.clip.transformer.layers]
         return list(self.vision.blocks)
 
     @property
     def device(self) -> torch.device:
-        return self.image_newline.device
+        return self.view_separator.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.image_newline.dtype
+        return self.view_separator.dtype
 
     def encode_tiles(self, tiles_I3PP: Tensor) -> Tensor:
         """Return the visual tokens of each tile, or of each overview, [I, Q, D]."""

@@ -1,8 +1,8 @@
 """Cut images into views. This is one of the two interfaces behind which the models differ.
 
 `config.json` says which model it is, and `make_cutter` returns its cutter: DeepSeek-VL2's tiles (`tiling.py`), or the
-overview and crops of DeepSeek-OCR (`page_views.py`). A cutter describes the views as a `CutPlan` and the order of their
-tokens as an `ImageLayout`. Code that uses these two values does not depend on the model.
+overview and crops of the DeepSeek-OCR family (`page_views.py`). A cutter describes the views as a `CutPlan` and the
+order of their tokens as an `ImageLayout`. Code that uses these two values does not depend on the model.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from typing import Protocol
 from vl2.errors import UserError
 from vl2.grid import Grid, ImageLayout, OverviewFirst
 from vl2.model_kind import ModelKind
-from vl2.process.page_views import PageCutter
+from vl2.process.page_views import PAGE_RULES, PageCutter
 from vl2.process.pixels import CutPlan, tile_canvases
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tiling import PAGE_MODES, Size, Tiling, candidate_canvases
-
-MAX_CROPS = {"DeepSeek-OCR": 6, "Unlimited-OCR": 32}  # as in their released code
 
 
 class Cutter(Protocol):
@@ -81,10 +79,11 @@ def make_cutter(kind: ModelKind, config: PreprocessConfig, tiling: Tiling, max_t
             canvases = candidate_canvases(config.tile_px, max_tiles)
         return TileCutter(tiling=tiling, canvases=canvases, tile_px=config.tile_px, side=config.tokens_per_side)
     if tiling.rule == "per-image" or tiling.rule == "budget":
-        raise UserError(f"tiling {tiling} is of DeepSeek-VL2: {kind} has paper and the modes {', '.join(PAGE_MODES)}")
+        modes = ", ".join(PAGE_RULES[kind].view_px)
+        raise UserError(f"tiling {tiling} is of DeepSeek-VL2: {kind} has paper and the modes {modes}")
     return PageCutter(
+        kind=kind,
         mode="gundam" if tiling.rule == "paper" else tiling.rule,
-        max_crops=MAX_CROPS[kind] if max_tiles is None else max_tiles,
-        crops_several=kind == "DeepSeek-OCR",
+        max_crops=PAGE_RULES[kind].max_crops if max_tiles is None else max_tiles,
         pixels_per_token=config.patch_size * config.downsample_ratio,
     )

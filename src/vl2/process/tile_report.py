@@ -75,7 +75,7 @@ class TileReport:
 
     def to_dict(self) -> dict[str, Any]:
         layout, grid = self.layout, self.grid
-        overview = layout.overview_side * (layout.overview_side + 1)
+        overview = layout.num_overview_tokens
         return {
             "size": list(self.size),
             "canvas": list(self.canvas),

@@ -65,7 +65,7 @@ def candidate_canvases(tile_px: int, max_tiles: int) -> tuple[Size, ...]:
 class Tiling:
     """The rule that decides which images of a conversation are tiled.
 
-    DeepSeek-OCR and Unlimited-OCR have "paper" and the modes of `page_views`. DeepSeek-VL2 has three rules:
+    The DeepSeek-OCR family has "paper" and the modes of `page_views`. DeepSeek-VL2 has three rules:
     "paper" tiles all images, but none if the conversation has more than two (the released rule).
     "per-image" tiles all images of any number.
     "budget" spends at most `budget_tokens` visual tokens, image by image in the order of the turns. It reserves tokens

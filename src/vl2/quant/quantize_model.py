@@ -32,7 +32,7 @@ SCHEME_NAMES: tuple[SchemeName, ...] = get_args(SchemeName)
 
 # Prefixes of module names.
 LAYERS, HEAD, PROJECTOR = "language.model.layers.", "language.lm_head", "projector.layers"
-VISION = ("vision.blocks.", "vision.sam.blocks.", "vision.clip.transformer.layers.")
+VISION = ("vision.blocks.", "vision.sam.blocks.", "vision.clip.transformer.layers.", "vision.query_encoder.layers.")
 KEPT = ("kv_b_proj",)
 
 

@@ -17,7 +17,7 @@ from vl2.kernels import describe_kernels, load_kernels
 from vl2.kernels.matmul import has_bfloat16_products
 from vl2.kernels.prefill_ops import has_tiles
 from vl2.model import VL2, Cache
-from vl2.model.deep_encoder import DeepEncoder
+from vl2.model.deep_encoder import DeepEncoder, DeepEncoder2
 from vl2.runtime.cpu_modules import CpuVisionEncoder, with_kernels
 from vl2.runtime.fused_passes import FusedEncoder, FusedLanguage, Unsupported
 from vl2.runtime.plain import PlainRunner
@@ -96,7 +96,7 @@ class CpuRunner:
 
     def _fuse_encoder(self) -> None:
         kernels, vision = load_kernels(), self.model.vision
-        if isinstance(vision, DeepEncoder):
+        if isinstance(vision, DeepEncoder | DeepEncoder2):
             self._notes.append("images are encoded in PyTorch: DeepEncoder has no kernels")
             return
         assert isinstance(vision, CpuVisionEncoder), type(vision)

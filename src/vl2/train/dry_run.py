@@ -15,12 +15,12 @@ from typing import Any, TextIO, get_args
 
 from vl2.config import PRESETS, ModelConfig, preset
 from vl2.data.pack_plan import PackPlan
-from vl2.deep_encoder_config import DeepEncoderConfig
+from vl2.deep_encoder_config import DeepEncoderConfig, QueryEncoderConfig
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2
 from vl2.model.empty import shapes_only
-from vl2.process.page_views import VIEW_PX
+from vl2.process.page_views import PAGE_RULES
 from vl2.progress import format_time
 from vl2.train.activations import block_values, layer_values
 from vl2.train.adapter import put_adapter
@@ -224,13 +224,14 @@ def _tile_values(config: ModelConfig) -> _ViewValues:
 
 
 def _deep_view_values(config: ModelConfig) -> _ViewValues:
-    """Return the values of an overview of DeepSeek-OCR, which is larger than a crop.
+    """Return the values of an overview of the DeepSeek-OCR family, which is larger than a crop.
 
     Of every score of SAM's attention its bias by position is kept.
     """
     vision: Any = config.vision_config
-    sam, clip, projector = vision.sam, vision.clip, config.projector_config
-    side, tokens = VIEW_PX["gundam"] // sam.patch_size, vision.tokens_per_side(VIEW_PX["gundam"]) ** 2
+    sam, second, projector = vision.sam, vision.second, config.projector_config
+    view_px = PAGE_RULES[config.kind].view_px["gundam"]
+    side, tokens = view_px // sam.patch_size, vision.tokens_per_side(view_px) ** 2
     patches, padded = side**2, (-(-side // sam.window_size) * sam.window_size) ** 2
     blocks = []
     for index in range(sam.layers):
@@ -238,10 +239,16 @@ def _deep_view_values(config: ModelConfig) -> _ViewValues:
         attended, keys = (patches, patches) if is_global else (padded, sam.window_size**2)
         scores = sam.heads * attended * keys
         blocks.append(attended * 6 * sam.width + scores + patches * (5 + 2 * sam.mlp_ratio) * sam.width)
-    blocks += [(tokens + 1) * (11 + 3 * clip.mlp_ratio) * clip.width] * clip.layers
+    if isinstance(second, QueryEncoderConfig):
+        width, read = second.dim, 2 * tokens
+        block = 8 * width + 5 * second.kv_heads * second.head_dim + 4 * second.intermediate_size
+    else:
+        width, read = second.width, tokens + 1
+        block = (11 + 3 * second.mlp_ratio) * width
+    blocks += [read * block] * second.layers
     return _ViewValues(
         blocks=blocks,
-        block_inputs=sam.layers * patches * sam.width + clip.layers * (tokens + 1) * clip.width,
+        block_inputs=sam.layers * patches * sam.width + second.layers * read * width,
         projector=tokens * (projector.input_dim + projector.n_embed),
     )
 

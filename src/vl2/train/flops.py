@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from vl2.config import ModelConfig
-from vl2.deep_encoder_config import DeepEncoderConfig
+from vl2.deep_encoder_config import ClipConfig, DeepEncoderConfig, QueryEncoderConfig
 from vl2.kernels.matmul import has_bfloat16_products
-from vl2.process.page_views import CROP_PX, VIEW_PX
+from vl2.process.page_views import PAGE_RULES
 from vl2.timing import best_seconds
 from vl2.train.stage import Part
 
@@ -65,7 +65,8 @@ class ForwardCost:
             weights += attention + mlp
             in_end = attention - seen + mlp
         if isinstance(config.vision_config, DeepEncoderConfig):
-            views = [_deep_view_cost(config, px) for px in (CROP_PX, VIEW_PX["gundam"])]
+            rules = PAGE_RULES[config.kind]
+            views = [_deep_view_cost(config, px) for px in (rules.crop_px, rules.view_px["gundam"])]
         else:
             views = [_tile_cost(config), (0.0, 0.0)]
         (tile_vision, tile_projector), (overview_vision, overview_projector) = views
@@ -96,7 +97,7 @@ def _tile_cost(config: ModelConfig) -> tuple[float, float]:
 def _deep_view_cost(config: ModelConfig, view_px: int) -> tuple[float, float]:
     """Return the operations of DeepEncoder and the projector for one view of this side."""
     vision: Any = config.vision_config
-    sam, clip, projector = vision.sam, vision.clip, config.projector_config
+    sam, projector = vision.sam, config.projector_config
     side = view_px // sam.patch_size
     patches, tokens = side**2, vision.tokens_per_side(view_px) ** 2
     padded = (-(-side // sam.window_size) * sam.window_size) ** 2  # patches of whole windows
@@ -109,9 +110,20 @@ def _deep_view_cost(config: ModelConfig, view_px: int) -> tuple[float, float]:
     halved = 9 * (patches // 4 * sam.neck_channels * first + patches // 16 * first * second)
     embedded = patches * 3 * sam.patch_size**2 * sam.width
     of_sam = weights + pairs * 2 * sam.width + neck + halved + embedded
-    read = tokens + 1
-    of_clip = clip.layers * (read * (4 + 2 * clip.mlp_ratio) * clip.width**2 + read**2 * 2 * clip.width)
-    return 2.0 * (of_sam + of_clip), 2.0 * tokens * projector.input_dim * projector.n_embed
+    of_second = _second_half_cost(vision.second, tokens)
+    return 2.0 * (of_sam + of_second), 2.0 * tokens * projector.input_dim * projector.n_embed
+
+
+def _second_half_cost(second: ClipConfig | QueryEncoderConfig, tokens: int) -> float:
+    """Return the multiply-adds of DeepEncoder's second half for a map of this many tokens."""
+    if isinstance(second, QueryEncoderConfig):
+        width, read = second.dim, 2 * tokens
+        attention = 2 * width**2 + 2 * width * second.kv_heads * second.head_dim
+        per_token = attention + 3 * width * second.intermediate_size
+    else:
+        width, read = second.width, tokens + 1
+        per_token = (4 + 2 * second.mlp_ratio) * width**2
+    return float(second.layers * (read * per_token + read**2 * 2 * width))
 
 
 def step_flops(

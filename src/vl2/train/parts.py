@@ -27,10 +27,13 @@ _VISION_PARTS: dict[str, VisionPart] = {
     "vision.sam.net_": "convolutions",
     "vision.sam.": "sam",
     "vision.clip.": "clip",
+    "vision.query_encoder.": "query_encoder",
 }
 _UNUSED = ("vision.attn_pool.", "vision.clip.embeddings.patch_embedding.")
-# Tables of offsets, although they have the shape of a matrix.
-_OFFSETS = ("pos_embed", "rel_pos_h", "rel_pos_w", "position_embedding.weight")
+# Tables of learned vectors, although they have the shape of a matrix.
+_TABLES = (
+    "pos_embed", "rel_pos_h", "rel_pos_w", "position_embedding.weight", "query_768.weight", "query_1024.weight",
+)  # fmt: skip
 
 
 NORM_PARTS = ("vision", "projector", "embedding", "attention", "mlp", "experts", "router", "norms", "head", "other")
@@ -67,7 +70,7 @@ class ParameterGroup:
 def is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     """Return whether Muon applies to a parameter: a matrix or a stack of matrices in a block, except routers."""
     is_in_block = ".blocks." in name or ".layers." in name
-    return parameter.ndim > 1 and is_in_block and not name.endswith(("gate.weight", *_OFFSETS))
+    return parameter.ndim > 1 and is_in_block and not name.endswith(("gate.weight", *_TABLES))
 
 
 def part_of(name: str) -> Part:
@@ -124,7 +127,7 @@ def parameter_groups(model: nn.Module, stage: Stage) -> list[ParameterGroup]:
     found: dict[tuple[float, float, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            is_decayed = parameter.ndim > 1 and not name.endswith(_OFFSETS)
+            is_decayed = parameter.ndim > 1 and not name.endswith(_TABLES)
             rule = (
                 stage.rate_multiplier(part_of(name)),
                 stage.weight_decay if is_decayed else 0.0,

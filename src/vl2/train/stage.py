@@ -17,9 +17,10 @@ from typing import Literal, get_args
 from vl2.errors import UserError
 
 Part = Literal["vision", "projector", "language"]  # the projector includes the newline and separator vectors
-# What can be frozen: a part, or of the DeepSeek-OCR family's encoder SAM, the two convolutions behind it, or CLIP.
-VisionPart = Literal["sam", "convolutions", "clip"]
-Freezable = Literal["vision", "projector", "language", "sam", "convolutions", "clip"]
+# What can be frozen: a part, or of the DeepSeek-OCR family's encoder SAM, the two convolutions behind it, or its second
+# half, which is CLIP or a decoder with queries.
+VisionPart = Literal["sam", "convolutions", "clip", "query_encoder"]
+Freezable = Literal["vision", "projector", "language", "sam", "convolutions", "clip", "query_encoder"]
 Schedule = Literal["cosine", "step", "constant"]
 Objective = Literal["next_token", "preference"]  # preference: chosen over rejected answers (DPO), see `preference.py`
 Optimizer = Literal["adamw", "muon"]  # muon: Muon for the matrices of the blocks, AdamW for all other parameters
@@ -125,7 +126,8 @@ class Stage:
 
 def freezes_vision(frozen: Collection[Freezable]) -> bool:
     """Return whether the whole encoder is frozen, as one part or by all of its parts."""
-    return "vision" in frozen or {*get_args(VisionPart)} <= {*frozen}
+    has_second_half = "clip" in frozen or "query_encoder" in frozen  # an encoder has one of the two
+    return "vision" in frozen or ({"sam", "convolutions"} <= {*frozen} and has_second_half)
 
 
 def still_stage_parts(stage: Stage) -> tuple[Part, ...]:

@@ -110,6 +110,7 @@ class SegmentModel(nn.Module):
         self.language = _Language()
         decoder = self.language.model = _Decoder()
         if self.has_join:
+            assert model.image_newline is not None, "DeepSeek-VL2 has newlines"
             self.image_newline, self.view_separator = model.image_newline, model.view_separator
             decoder.embed_tokens = model.language.model.embed_tokens
         if layers:
