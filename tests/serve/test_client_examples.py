@@ -20,9 +20,12 @@ PAGE = (ROOT / "docs" / "how-to" / "clients.md").read_text(encoding="utf-8")
 PACKAGES = {"LangChain": "langchain_openai", "LlamaIndex": "llama_index", "LiteLLM": "litellm", "docling": "docling"}
 
 
+def section(heading: str) -> str:
+    return PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
 def examples(heading: str) -> list[str]:
-    section = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    return re.findall(r"^```python\n(.*?)^```", section(heading), re.M | re.S)
 
 
 def run(heading: str, server: LiveServer, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int = 0) -> None:
@@ -38,9 +41,9 @@ def run(heading: str, server: LiveServer, folder: Path, monkeypatch: pytest.Monk
     exec(compile(code, heading, "exec"), {"__name__": heading})
 
 
-def test_every_example_of_the_page_is_run_here() -> None:
-    numbers = {heading: len(examples(heading)) for heading in PACKAGES}
-    assert numbers == {"LangChain": 2, "LlamaIndex": 1, "LiteLLM": 1, "docling": 1}
+def test_every_example_of_the_page_is_run_here_or_in_test_open_webui() -> None:
+    numbers = {heading: len(examples(heading)) for heading in ("Open WebUI", *PACKAGES)}
+    assert numbers == {"Open WebUI": 1, "LangChain": 2, "LlamaIndex": 1, "LiteLLM": 1, "docling": 1}
     assert len(re.findall(r"^```python$", PAGE, re.M)) == sum(numbers.values())
 
 
