@@ -123,10 +123,11 @@ def read_wikihow(conversion: Conversion) -> Converted:
 def _methods(path: Path) -> Iterator[Row]:
     """Yield each method of each article, as its own row, so that one that cannot be used costs no other."""
     for where, article in jsonl_rows(path):
-        if isinstance(article, UserError) or not isinstance(article.get("methods"), list):
+        methods = article.get("methods") if isinstance(article, dict) else None
+        if not isinstance(methods, list) or not methods:
             yield where, article if isinstance(article, UserError) else UserError("not in the layout: no methods")
             continue
-        for number, method in enumerate(article["methods"]):
+        for number, method in enumerate(methods):
             yield f"{where} method {number}", (article, number, method)
 
 
