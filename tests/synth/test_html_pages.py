@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from PIL import ImageFile
 
 from vl2.errors import UserError
 from vl2.eval.drawn import png
@@ -14,15 +15,15 @@ from vl2.eval.task import DataSource, Item
 from vl2.eval.task_catalog import find_task
 from vl2.eval.tasks.documents import gold_markdown, score
 from vl2.synth import fonts
-from vl2.synth.html_pages import draw_html, style
+from vl2.synth.html_pages import draw_html, import_weasyprint, style
 from vl2.synth.page_writer import KINDS, write_page
 from vl2.synth.source import Dropped
 
 for _library in ("pypdfium2", "bs4", "lxml", "rapidfuzz", "scipy"):
     pytest.importorskip(_library)
 try:
-    import weasyprint  # noqa: F401 - it needs Pango too, which pip does not install
-except (ImportError, OSError):
+    import_weasyprint()
+except UserError:
     pytest.skip("WeasyPrint or Pango is not installed", allow_module_level=True)
 
 FACES = [face for face in fonts.find_faces() if face.path]
@@ -32,6 +33,10 @@ if not FACES:
 
 def page(body: str, height: int = 200) -> str:
     return f"<html><head><style>{style(300, height, 20, 16)}</style></head><body>{body}</body></html>"
+
+
+def test_truncated_images_are_still_refused() -> None:
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False  # WeasyPrint, imported above, sets it
 
 
 def test_boxes_are_around_what_is_drawn() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFile
 
 from vl2.data.record import BoxPx
 from vl2.errors import UserError
@@ -41,7 +41,7 @@ def draw_html(page: str, face: Face, text: str, *, files: Mapping[str, bytes] | 
     characters that the font must draw. An element whose box is empty is left out. Raise Dropped if the content needs
     more than one page, and UserError if WeasyPrint or the Pango library is not installed.
     """
-    weasyprint = _library()
+    weasyprint = import_weasyprint()
     with tempfile.TemporaryDirectory(prefix="vl2-page-") as folder:
         for name, content in {FONT_FILE: _subset(face, text), **(files or {})}.items():
             assert Path(name).name == name, f"{name} is not a plain file name"
@@ -75,11 +75,18 @@ def style(width_px: int, height_px: int, margin_px: int, size_px: int) -> str:
     )
 
 
-def _library() -> Any:
+def import_weasyprint() -> Any:
+    """Return the module weasyprint. Raise UserError if it or the Pango library is not installed.
+
+    Its import tells Pillow to read truncated images, in the whole process. That is taken back here.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         return import_extra("weasyprint", "documents", "drawing pages")
     except OSError as error:  # it is a Python package around Pango, which pip does not install
         raise UserError(f"drawing pages needs the Pango library: install pango or libpango-1.0-0 ({error})") from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _subset(face: Face, text: str) -> bytes:
