@@ -20,6 +20,7 @@ WARM_UP_SHARE, LEAST_WARM_UP = 0.05, 20  # steps in which the rate rises
 SAVED_EVERY_CORE_S = 360
 TOLD_APART = "text"  # the category that has no pictures and a group of its own in a mixture
 DATA, INDEX = "data", "data.toml"
+INPUTS = "{inputs}"  # in a setting: the folder of inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +243,10 @@ def data_recipe(run: RunRecipe, core_hours: float, inputs: Path) -> str:
         if entry.convert:
             lines += [f'convert = "{entry.convert}"', f'from = "{inputs / entry.folder}"']
         else:
-            settings = {"inputs": str(inputs), **entry.settings}
+            own = {"inputs": INPUTS} if entry.draw.startswith("experiments.") else {}
+            settings = {**own, **entry.settings}
             written = ", ".join(f"{key} = {_toml(value)}" for key, value in settings.items())
+            written = written.replace(INPUTS, str(inputs))
             lines += [f'draw = "{entry.draw}"', f"count = {count}", f"settings = {{{written}}}"]
         lines.append("")
     return "\n".join(lines)

@@ -58,6 +58,7 @@ class Library:
             loaded, "vl2_layer_norm", *(pointer,) * 3, number, number, ctypes.c_double, pointer, number
         )
         self.gelu = _function(loaded, "vl2_gelu", pointer, number, number)
+        self.gelu_gradient = _function(loaded, "vl2_gelu_gradient", pointer, pointer, number, pointer, number)
         self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, *(number,) * 3, pointer, *(number,) * 3)
         self.swiglu_rows = _function(loaded, "vl2_swiglu_rows", pointer, *(number,) * 3, pointer, number)
         self.combine_experts = _function(

@@ -140,6 +140,15 @@ def gelu_(x: Tensor) -> Tensor:
     return x
 
 
+def gelu_gradient(x: Tensor, grad: Tensor) -> Tensor:
+    """Return `grad` times the slope of the tanh GELU at x. Both are contiguous and bfloat16."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    out = torch.empty_like(x)
+    kernels.gelu_gradient(x.data_ptr(), grad.data_ptr(), x.numel(), out.data_ptr(), torch.get_num_threads())
+    return out
+
+
 def rotate_halves(x_BSHC: Tensor, cosines_BSC: Tensor, sines_BSC: Tensor, out_BSHC: Tensor | None = None) -> Tensor:
     """Rotate channel i of every head together with channel i + C/2. The angles are float32 [B, S, C/2].
 

@@ -30,6 +30,7 @@ from vl2.train.best import LossWatch
 from vl2.train.checkpoint import RECIPE, Checkpoints, Retention
 from vl2.train.checkpoint_download import prepare_store
 from vl2.train.checkpoint_store import CheckpointStore
+from vl2.train.cpu_encoder import use_cpu_encoder
 from vl2.train.evaluation import Evaluation, HeldOut, open_evaluation
 from vl2.train.flops import matmul_dtype
 from vl2.train.fp8 import check_fp8, use_fp8
@@ -199,6 +200,8 @@ class Run:
         use_fp8(model, recipe.engine.fp8)
         if recipe.engine.compile:
             compile_encoder(model)
+        elif ranks.device.type == "cpu" and recipe.engine.compute == "bfloat16":
+            use_cpu_encoder(model)
         checkpoint_activations(
             model, encoder=recipe.engine.recomputed_encoder, layers=recipe.engine.activation_checkpointing
         )

@@ -50,6 +50,10 @@ void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t
 
 void vl2_gelu(bf16* x, int64_t count, int64_t threads) { gelu_all(x, count, static_cast<int>(threads)); }
 
+void vl2_gelu_gradient(const bf16* x, const bf16* grad, int64_t count, bf16* out, int64_t threads) {
+    gelu_gradient(x, grad, count, out, static_cast<int>(threads));
+}
+
 void vl2_rotate(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads, int64_t half,
                 bf16* out, int64_t out_row, int64_t out_head, int64_t threads) {
     rotate_rows(x, cosines, sines, rows, heads, half, out, out_row, out_head, static_cast<int>(threads));

@@ -92,6 +92,23 @@ inline void gelu_all(bf16* x, int64_t count, int threads) {
     });
 }
 
+// The slope of the tanh GELU: s + x * s * (1 - s) * u', where s is the logistic of u.
+inline Floats gelu_slope(Floats x) {
+    const Floats s = logistic(1.5957691216f * (x + 0.044715f * x * x * x));
+    return s + x * s * (1.0f - s) * (1.5957691216f + 0.2140644488f * x * x);
+}
+
+// out = grad times the slope of the tanh GELU at x, in float32 until it is stored.
+inline void gelu_gradient(const bf16* x, const bf16* grad, int64_t count, bf16* out, int threads) {
+    constexpr int64_t AT_ONCE = 1 << 14;
+    parallel_for((count + AT_ONCE - 1) / AT_ONCE, threads, [&](int64_t task) {
+        const int64_t end = std::min(count, (task + 1) * AT_ONCE);
+        int64_t n = task * AT_ONCE;
+        for (; n + LANES <= end; n += LANES) store_fast(out + n, load(grad + n) * gelu_slope(load(x + n)));
+        for (; n < end; n++) out[n] = to_bf16(to_float(grad[n]) * gelu_slope(splat(to_float(x[n])))[0]);
+    });
+}
+
 // Channel i of every head with channel i + half; cosines and sines are [rows, half]. Strides of what comes out are in
 // numbers.
 inline void rotate_rows(const bf16* x, const float* cosines, const float* sines, int64_t rows, int64_t heads,
