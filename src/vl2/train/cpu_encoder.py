@@ -20,6 +20,9 @@ from vl2.kernels.library import load_kernels
 from vl2.model import VL2
 from vl2.model.vision import MLP, Attention, VisionEncoder
 
+# Of a tile. All scores are kept for the backward pass: 128 KB a head with so many patches, 1 MB with those of SigLIP.
+MAX_PATCHES = 256
+
 
 def use_cpu_encoder(model: VL2) -> list[str]:
     """Replace the passes of the encoder's modules, in place. Return the names of these modules, none without kernels.
@@ -29,22 +32,17 @@ def use_cpu_encoder(model: VL2) -> list[str]:
     kernels = load_kernels()
     if not isinstance(model.vision, VisionEncoder) or kernels is None or not kernels.has_bfloat16_products:
         return []
+    is_small = model.vision.pos_embed.shape[1] <= MAX_PATCHES
     chosen = []
     for name, module in model.vision.blocks.named_modules(prefix="vision.blocks"):
         if type(module) is MLP:
             _use_gelu(module)
-        elif type(module) is Attention and _is_small(model.vision, module):
+        elif type(module) is Attention and is_small:
             _use_products(module)
         else:
             continue
         chosen.append(name)
     return chosen
-
-
-def _is_small(encoder: VisionEncoder, attention: Attention) -> bool:
-    """Tell whether the scores of a head take no more memory than its queries, keys, values and outputs."""
-    num_patches, width = encoder.pos_embed.shape[1:]
-    return num_patches <= 4 * width // attention.num_heads
 
 
 class _Gelu(torch.autograd.Function):
