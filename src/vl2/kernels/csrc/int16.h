@@ -1,10 +1,9 @@
-// Activations as 16-bit integers, by which the x86 kernels for few rows multiply int8 and int4 weights.
+// How activations become integers of 16 bits, which few rows are multiplied as with quantized weights.
 //
-// In: the largest magnitude of a row (int8) or of a group of 32 inputs (int4), in bfloat16. Out: the power of two that
-// makes integers of what it belongs to. Included by matmul_quantized_avx2.h and matmul_quantized_avx512.h, which use
-// one definition and add integers exactly: so a row has the same bits at every level, whatever rows are beside it.
-//
-// What is bfloat16 loses nothing down to a hundredth of the largest, and below no more than 2^-15 of it.
+// In: the largest magnitude of a row (int8) or of a group of 32 inputs (int4). Out: a power of two that fits it, and its
+// inverse. What is bfloat16 loses nothing down to a hundredth of the largest, and below no more than 2^-15 of it. Used
+// by matmul_quantized_avx2.h and matmul_quantized_avx512.h, whose sums are exact: a row has the same bits with both. All
+// is portable.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -8,13 +8,12 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <vector>
 
 #include "memory.h"
 
 namespace vl2 {
 
-// How far ahead weights are prefetched, in bytes.
+// How far ahead weights are prefetched.
 constexpr int64_t PREFETCH_BYTES = 10240;
 constexpr int ROW_TILE = 3;  // rows of inputs at a time: four sums each, which 16 registers just hold
 
@@ -28,7 +27,7 @@ inline __m256 odd_floats(__m256i halves) {
 
 // Rows of activations as floats, one behind another; of each sixteen first the even ones, then the odd ones.
 inline const float* to_floats(const bf16* const* x, int M, int64_t width) {
-    static thread_local std::vector<float> wide;
+    static thread_local AlignedVector<float> wide;
     wide.resize(std::max<size_t>(wide.size(), M * width));
     for (int m = 0; m < M; m++) {
         for (int64_t k = 0; k < width; k += 16) {
@@ -42,13 +41,13 @@ inline const float* to_floats(const bf16* const* x, int M, int64_t width) {
 
 // One row of weights with R rows of activations, which are filled up with zeros to `width`.
 template <int R>
-inline void bf16_microkernel(const bf16* row, int64_t inputs, const float* x, int64_t width, float* totals,
-                             Prefetch& prefetch) {
+inline void bf16_microkernel(const bf16* row, int64_t inputs, const float* x, int64_t width, float* totals) {
+    Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, 1};
     __m256 acc[R][4];
     for (int r = 0; r < R; r++)
         for (int j = 0; j < 4; j++) acc[r][j] = _mm256_setzero_ps();
     for_each_group(row, inputs, [&](const bf16* from, int64_t k) {
-        prefetch.step();
+        prefetch.line();  // as long as a group
         for (int j = 0; j < 4; j += 2) {
             const __m256i halves = load_words(from + 8 * j);
             const __m256 even = even_floats(halves), odd = odd_floats(halves);
@@ -69,15 +68,13 @@ inline void multiply_bf16(const Matrix& w, int64_t first, int64_t last, int M, c
     const float* wide = to_floats(x, M, width);
     for (int64_t n = first; n < last; n++) {
         const bf16* row = reinterpret_cast<const bf16*>(w.codes) + n * w.inputs;
-        Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, 1};
         for (int m = 0; m < M; m += ROW_TILE) {
             float totals[ROW_TILE];
             const int count = std::min(ROW_TILE, M - m);
             const float* inputs = wide + m * width;
-            if (count == 3) bf16_microkernel<3>(row, w.inputs, inputs, width, totals, prefetch);
-            else if (count == 2) bf16_microkernel<2>(row, w.inputs, inputs, width, totals, prefetch);
-            else bf16_microkernel<1>(row, w.inputs, inputs, width, totals, prefetch);
-            prefetch.lines = 0;
+            if (count == 3) bf16_microkernel<3>(row, w.inputs, inputs, width, totals);
+            else if (count == 2) bf16_microkernel<2>(row, w.inputs, inputs, width, totals);
+            else bf16_microkernel<1>(row, w.inputs, inputs, width, totals);
             for (int r = 0; r < count; r++) out[m + r][n - first] = totals[r];
         }
     }

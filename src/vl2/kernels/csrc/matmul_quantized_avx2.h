@@ -59,33 +59,39 @@ class Int16Rows {
     std::vector<float> scales;  // of each row
 
    private:
-    std::vector<int16_t> values_;
+    AlignedVector<int16_t> values_;
 };
 
 // A lane adds two products of at most 128 * 32512 for every sixteen inputs: so many inputs stay within 32 bits.
 constexpr int64_t INPUTS_IN_32_BITS = 4096;
-constexpr int INT8_ROW_TILE = 4;  // rows of inputs at a time
+constexpr int INT8_ROW_TILE = 4;  // rows of inputs at a time: two sums each, of 16 registers
 
 // One row of weights with R rows of activations.
 template <int R>
-inline void int8_microkernel(const int8_t* row, int64_t inputs, const int16_t* x, int64_t width, int64_t* totals,
-                             Prefetch& prefetch) {
+inline void int8_microkernel(const int8_t* row, int64_t inputs, const int16_t* x, int64_t width, int64_t* totals) {
+    Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, 1};
     for (int r = 0; r < R; r++) totals[r] = 0;
     for (int64_t begin = 0; begin < inputs; begin += INPUTS_IN_32_BITS) {
+        const int64_t end = std::min(inputs, begin + INPUTS_IN_32_BITS);
         __m256i acc[R][2];
         for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = _mm256_setzero_si256();
-        for_each_group(row + begin, std::min(INPUTS_IN_32_BITS, inputs - begin), [&](const int8_t* from, int64_t k) {
-            if (k % LINE_BYTES == 0) prefetch.step();
+        const auto step = [&](const int8_t* codes, int64_t k) {  // a group
             for (int j = 0; j < 2; j++) {
-                const __m128i* const codes = reinterpret_cast<const __m128i*>(from) + j;
-                const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128(codes));
-                for (int r = 0; r < R; r++) {
-                    const __m256i products = _mm256_madd_epi16(weights, load_words(x + r * width + begin + k + 16 * j));
-                    acc[r][j] = _mm256_add_epi32(acc[r][j], products);
-                }
+                const __m128i sixteen = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes) + j);
+                const __m256i weights = _mm256_cvtepi8_epi16(sixteen);
+                for (int r = 0; r < R; r++)
+                    acc[r][j] = _mm256_add_epi32(
+                        acc[r][j], _mm256_madd_epi16(weights, load_words(x + r * width + k + 16 * j)));
             }
-        });
-        for (int r = 0; r < R; r++) totals[r] += long_sum(acc[r][0]) + long_sum(acc[r][1]);
+        };
+        int64_t k = begin;
+        for (; k + 2 * GROUP <= end; k += 2 * GROUP) {
+            prefetch.line();
+            step(row + k, k);
+            step(row + k + GROUP, k + GROUP);
+        }
+        for_each_group(row + k, end - k, [&](const int8_t* codes, int64_t at) { step(codes, k + at); });
+        for (int r = 0; r < R; r++) totals[r] += long_sum(_mm256_add_epi32(acc[r][0], acc[r][1]));
     }
 }
 
@@ -97,15 +103,12 @@ inline void multiply_int8(const Matrix& w, int64_t first, int64_t last, int M, c
     rows.quantize(x, M, width);
     for (int64_t n = first; n < last; n++) {
         const int8_t* row = reinterpret_cast<const int8_t*>(w.codes) + n * w.inputs;
-        Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, 1};
         for (int m = 0; m < M; m += INT8_ROW_TILE) {
             int64_t totals[INT8_ROW_TILE];
             const int count = std::min(INT8_ROW_TILE, M - m);
-            const int16_t* inputs = rows.data() + m * width;
             with_constant<INT8_ROW_TILE>(count, [&](auto R) {
-                int8_microkernel<R>(row, w.inputs, inputs, width, totals, prefetch);
+                int8_microkernel<R>(row, w.inputs, rows.data() + m * width, width, totals);
             });
-            prefetch.lines = 0;
             for (int r = 0; r < count; r++)
                 out[m + r][n - first] = static_cast<float>(totals[r]) * scales[n] * rows.scales[m + r];
         }
