@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from vl2.errors import UserError
 from vl2.kernels.build import supported_levels
@@ -47,12 +48,39 @@ def test_a_product_is_that_of_the_weights_it_stands_for(
     matrix, weight, _kept = held(normal(*shape), kind)
     for rows in ROWS:
         x = normal(rows, shape[1], seed=1)
-        # Products of bfloat16 numbers are exact in float32; only the order of the sum differs. With int4 and AVX2 or
-        # AVX-512, and int8 and AVX-512, activations become integers of up to 16384 at least: rounded by half of one.
-        is_whole = kernels.level in {"int4": ("avx2", "avx512", "amx"), "int8": ("avx512", "amx")}.get(kind or "", ())
+        # Products of bfloat16 numbers are exact in float32; only the order of the sum differs. With int4 and int8 on
+        # x86, activations become integers of which the largest is 16384 at least: rounded by half of one.
+        is_whole = kind is not None and kernels.level != "portable"
         rounding = x.float().abs().max() / 32768 if is_whole else 0
         atol = 1e-4 + 4 * float(rounding * weight.norm(dim=1).max())
         torch.testing.assert_close(matmul(kernels, matrix, x), x.float() @ weight.T, rtol=1e-5, atol=atol)
+
+
+def exact_integers(x_MK: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return 16-bit integers [M, G, group] and a power of two [M, G, 1] for each group of inputs, both in float64.
+
+    The power is the least for which a group's integers are at most 32,512, which is 127 * 256.
+    """
+    x = F.pad(x_MK.double(), (0, -x_MK.shape[1] % group)).view(len(x_MK), -1, group)
+    largest = x.abs().amax(-1, keepdim=True)
+    powers = 2.0 ** torch.arange(-60, 60, dtype=torch.float64)
+    fits = largest / powers <= 32512
+    power = powers[fits.int().argmax(-1)].unsqueeze(-1)
+    return (x / power).round(), power
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (16, 9000)], ids=str)  # 32-bit sums of 9,000 products could overflow
+def test_int8_rounds_once_a_row_of_exact_integer_products(kernels: Library, shape: tuple[int, int]) -> None:
+    if kernels.level == "portable":
+        pytest.skip("the portable kernels multiply floats")
+    (N, K), quantized = shape, quantize(normal(*shape), "int8")
+    for codes in (quantized.codes, torch.full_like(quantized.codes, 127)):
+        matrix = MatrixC(INT8, N, K, codes.data_ptr(), quantized.scales.data_ptr())
+        for x in (normal(9, K, seed=1), torch.full((9, K), 3.96875).to(torch.bfloat16)):
+            integers, power = exact_integers(x, K)
+            sums = (integers[:, 0] @ codes.double().T).float()  # exact in float64, rounded once here
+            wanted = sums * quantized.scales * power[:, 0].float()
+            assert torch.equal(matmul(kernels, matrix, x), wanted)
 
 
 def test_with_int4_a_large_activation_costs_those_of_its_group_alone(kernels: Library) -> None:

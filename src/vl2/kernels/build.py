@@ -18,7 +18,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "csrc"
 MAIN = "kernels.cpp"
 COMPILERS = ("c++", "g++", "clang++")
-COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-Wno-psabi")
+COMMON_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-shared", "-pthread", "-Wno-psabi")
 TIMEOUT_S = 300
 
 

@@ -20,6 +20,9 @@
 
 using namespace vl2;
 
+// All else is hidden (-fvisibility=hidden). Libraries of several levels may be open in one process, and the loader would
+// make one variable of the buffers that their inline functions keep, which differ between levels.
+#pragma GCC visibility push(default)
 extern "C" {
 
 // Whether this machine has the instructions that this library was built for.
@@ -166,3 +169,4 @@ int64_t vl2_unpack_int4(const uint8_t* codes, const uint16_t* scales, int64_t ou
     return dequantize_int4(codes, scales, outputs, inputs, out, static_cast<int>(threads));
 }
 }
+#pragma GCC visibility pop

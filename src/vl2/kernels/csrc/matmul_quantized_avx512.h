@@ -1,35 +1,19 @@
 // `multiply` with AVX-512 VNNI for int8 and int4 weights: integer products of activations that become integers too.
 //
-// In and out as matmul.h says; included by matmul_avx512.h. Activations become 16-bit integers by a power of two that
-// fits the largest of a group of 32 (int4) or of a row (int8): what is bfloat16 loses nothing down to a hundredth of
-// that, and below no more than 2^-15 of it. Each is held as two bytes, 256 * high + low, for VNNI multiplies bytes:
-// signed ones with unsigned ones, so codes are shifted to be unsigned, and their sums are corrected by the sum of the
-// activations. Sums of integers have the same bits in every order, so a row's result depends on that row alone, and
-// with int8 more rows may take the tile registers (matmul_int8_amx.h) with the same bits.
+// In and out as matmul.h says; included by matmul_avx512.h. Activations become 16-bit integers as int16.h says. Each is
+// held as two bytes, 256 * high + low, for VNNI multiplies bytes: signed ones with unsigned ones, so codes are shifted
+// to be unsigned, and their sums are corrected by the sum of the activations. Sums of integers have the same bits in
+// every order, so a row's result depends on that row alone, and with int8 more rows may take the tile registers
+// (matmul_int8_amx.h) with the same bits.
 #pragma once
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
+#include "int16.h"
 #include "int8.h"
 #include "memory.h"
 
 namespace vl2 {
-
-// How floats become integers of 16 bits. A power of two, for a product with one loses nothing.
-struct PowerScale {
-    float factor;  // times a float, the integer
-    float scale;   // times the integer, the float; NaN where the largest is not finite, so that every output is NaN
-};
-
-// `largest` is bfloat16 without its sign. It becomes at most 32512, of which the high byte is 127: a mantissa of all
-// ones would be one more, and counts as the next power. Zero counts as a tiny number: its power of two must have an
-// inverse.
-inline PowerScale power_scale(uint32_t largest) {
-    const int32_t power = static_cast<int32_t>((std::max(largest, 0x0d80u) + 1) >> 7) - 127;
-    const float scale = largest < 0x7f80 ? bit_cast<float>((127 - 14 + power) << 23) : NAN;
-    return {bit_cast<float>((127 + 14 - power) << 23), scale};
-}
 
 // The high bytes of sixteen integers; the low ones are the lowest bytes. Low bytes have a sign too, hence the 128.
 inline __m512i high_bytes(__m512i integers) {
@@ -37,12 +21,6 @@ inline __m512i high_bytes(__m512i integers) {
 }
 
 constexpr int INT4_ROW_TILE = 8;  // rows of inputs at a time: 16 sums and 8 outputs of 32 registers
-
-// One group of a row. Bytes lie as `int4_microkernel` meets the codes: of each eight inputs first 0, 4, 1, 5, then 2,
-// 6, 3, 7.
-struct alignas(LINE_BYTES) Int16Group {
-    int8_t high[GROUP], low[GROUP];
-};
 
 // Rows of activations as integers, each group of 32 by its own largest: one large activation costs its group alone.
 class Int16Groups {

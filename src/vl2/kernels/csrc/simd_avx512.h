@@ -135,21 +135,6 @@ inline void store_nontemporal(void* to, __m512i value) {
     else _mm512_stream_si512(static_cast<__m512i*>(to), value);
 }
 
-// `lines` of 64 bytes a step, one behind another, into the second cache: for what is read at the memory's own speed.
-// Beyond the end of a weight it reads ahead too: a prefetch never faults.
-struct Prefetch {
-    const uint8_t* next;
-    int lines;
-
-    void step() {
-        for (int i = 0; i < lines; i++) line();
-    }
-    void line() {
-        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
-        next += 64;
-    }
-};
-
 // Some lines at each of so many steps, in turn from several places of one byte range: for what is read beside tile
 // products. Tiles come from the second cache, and wait in the same sixteen fill buffers as a prefetched line. But a
 // processor foresees streams and fetches the next line of each by itself, without such a buffer: of several streams it
