@@ -81,7 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # "synth" draws the drawn tests; of "curate" the judge takes the client of the jobs.
     "eval": SHARED | {"process", "checkpoint", "infer", "data", "datasets", "synth", "curate"},
     "bench": SHARED | {"model", "infer", "kernels", "quant", "runtime", "train", "checkpoint", "vl2"},
-    "verify": SHARED | {"process", "checkpoint", "infer", "kernels", "runtime", "bench", "vl2"},
+    "verify": SHARED | {"process", "checkpoint", "infer", "kernels", "runtime", "bench", "data", "hf", "vl2"},
     "train": SHARED
     | {"model", "process", "quant", "checkpoint", "data", "datasets", "infer", "eval", "lora", "kernels", "runtime"},
     "plan": SHARED | {"model", "process", "data", "train"},
