@@ -107,9 +107,9 @@ class VL2(nn.Module):
         return embeds_BSD if visual_TD is None else place_visual(embeds_BSD, image_mask_BS, visual_TD)
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Run whole rows without a cache. Rows may be padded on either side. Every token of a row is seen as a prompt's.
+        """Run whole rows without a cache. Rows may be padded on either side.
 
-        `states` is for the answers of Unlimited-OCR, whose attention forgets their beginning.
+        Unlimited-OCR takes all tokens of a row for the prompt; `states` has its window over answers.
         """
         embeds_BSD = self.embed(batch.input_ids, batch.image_mask, self._encode(batch))
         # A causal mask already hides padding after the tokens. Only padding before them must be masked.

@@ -1,10 +1,11 @@
 """Group 7: check that the ways to compute an answer agree on this machine.
 
 A prompt is read whole and in chunks, with and without the KV cache, with and without our kernels, in bfloat16 and in
-float32. Where transformers has the model too, its logits are compared with ours. The results are rounded differently, so logits are compared by a relative distance: the norm of the difference
-over the norm of the centered logits. Rounding to bfloat16 in every layer gives a few hundredths, and occasionally more
-where it routes a token to another expert. A wrong position, mask or weight gives about 1 at every position. So the
-verdict rests on the median over several positions in bfloat16, and on the maximum in float32.
+float32, and by transformers if it has the model. The results are rounded differently, so logits are compared by a
+relative distance: the norm of the difference over the norm of the centered logits. Rounding to bfloat16 in every layer
+gives a few hundredths, and occasionally more where it routes a token to another expert. A wrong position, mask or
+weight gives about 1 at every position. So the verdict rests on the median over several positions in bfloat16, and on
+the maximum in float32.
 """
 
 from __future__ import annotations
@@ -195,10 +196,9 @@ def _compare_in(dtype: torch.dtype, name: str, ours: Tensor, theirs: Tensor) -> 
         f"logits at {len(far)} positions are {median:.2g} (median) to {largest:.2g} apart, {allowed}; "
         f"the likeliest token is the same at {same} of them"
     )
+    name = f"{name}, {str(dtype).removeprefix('torch.')}"
     # NaN fails both comparisons, so it fails the check.
-    return Check(
-        group=GROUP, name=f"{name}, {str(dtype).removeprefix('torch.')}", verdict=passed_if(is_close), found=found
-    )
+    return Check(group=GROUP, name=name, verdict=passed_if(is_close), found=found)
 
 
 @torch.inference_mode()

@@ -27,8 +27,8 @@ PARTS = ("language_config", "vision_config", "projector_config")
 WINDOW = "sliding_window"
 # Only the trainer reads these keys, so their values do not change answers.
 TRAINING_ONLY = frozenset(f"language_config.{key}" for key in ("aux_loss_alpha", "seq_aux", "initializer_range"))
-# The released files of the DeepSeek-OCR family could not be read, and these values follow from no code. So another value
-# is reported, and is no fault.
+# The released files of the DeepSeek-OCR family could not be read, and these values follow from no code. Others are
+# reported, but they are no fault.
 UNCERTAIN = frozenset(("language_config.max_position_embeddings", WINDOW))
 # A config.json that differs in more fields is of no released size. The presets differ from each other in 15 or more.
 MAX_DIFFERENT_FIELDS = 6

@@ -85,8 +85,8 @@ PROMPTS = (
         text="<image>\nLocate <|ref|>总金额<|/ref|> in the image.",
     ),
 )
-# Visual tokens of a small picture: its view of 1,024 px has 16 x 16 tokens, and 16 newlines but in DeepSeek-OCR-2, and a
-# separator follows.
+# Visual tokens of a small picture: 16 x 16 of its view of 1,024 px, a newline after each row except in DeepSeek-OCR-2,
+# and a separator.
 _OCR_VISUAL_TOKENS: dict[ModelKind, int] = {"DeepSeek-OCR": 273, "Unlimited-OCR": 273, "DeepSeek-OCR-2": 257}
 
 
