@@ -209,5 +209,12 @@ def test_a_record_that_unlimited_ocr_cannot_learn_is_named(vl2, tmp_path: Path) 
 def test_a_page_is_measured_end_to_end(vl2, name: str) -> None:
     ran = vl2("bench", "--quick", "--only", "page", "--model", toy_folder(name), "--json")
     assert ran.code == 0, ran.err
-    (page,) = [row for row in json.loads(ran.out)["stages"] if row["name"].startswith("page")]
-    assert page["name"] == "page of 1024 x 1024, 8 tokens of answer"
+    stages = json.loads(ran.out)["stages"]
+    _, page, first, others = stages
+    assert [row["name"] for row in stages] == [
+        "load", "page of 1024 x 1024, 8 tokens of answer", "  until its first token", "  its other tokens",
+    ]  # fmt: skip
+    assert [row["unit"] for row in stages] == ["s", "pages/min", "s", "tokens/s"]
+    # All three are of one run: a page is the first token and seven more.
+    (per_minute,), (first_s,), (rate,) = (next(iter(row["figures"].values())) for row in (page, first, others))
+    assert 60 / per_minute == pytest.approx(first_s + 7 / rate)
