@@ -1,3 +1,4 @@
+# mypy: allow-untyped-calls
 """Open a checkpoint of the DeepSeek-OCR family with transformers' own classes, to compare their logits with ours.
 
 transformers renames the released weights by itself. Its class of Unlimited-OCR is used for DeepSeek-OCR too, for which
@@ -70,7 +71,8 @@ def peer_logits(model: Any, sample: Sample, answer_ids: Sequence[int]) -> Tensor
     The answer must fit into the window of Unlimited-OCR, since transformers takes all tokens of a pass for the prompt.
     """
     ids = torch.cat((sample.input_ids, torch.tensor(answer_ids[:-1], dtype=torch.int64))).unsqueeze(0)
-    layout, given = sample.layout, {}
+    layout = sample.layout
+    given: dict[str, Any] = {}
     if sample.overviews is not None:
         given = {
             "pixel_values": sample.overviews,
