@@ -80,8 +80,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "curate": SHARED | {"process", "data", "synth", "datasets"},  # a stage is built of all three
     # "synth" draws the drawn tests; of "curate" the judge takes the client of the jobs.
     "eval": SHARED | {"process", "checkpoint", "infer", "data", "datasets", "synth", "curate"},
-    "bench": SHARED | {"model", "infer", "kernels", "quant", "runtime", "train", "checkpoint", "vl2"},
-    "verify": SHARED | {"process", "checkpoint", "infer", "kernels", "runtime", "bench", "vl2"},
+    "bench": SHARED | {"model", "process", "infer", "kernels", "quant", "runtime", "train", "checkpoint", "vl2"},
+    "verify": SHARED | {"process", "checkpoint", "infer", "kernels", "runtime", "bench", "data", "hf", "vl2"},
     "train": SHARED
     | {"model", "process", "quant", "checkpoint", "data", "datasets", "infer", "eval", "lora", "kernels", "runtime"},
     "plan": SHARED | {"model", "process", "data", "train"},

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from make_ocr_goldens import DIGITS, KEPT_TOKENS, MOST_APART, apart, fill, sha256, write_json
+from make_ocr_goldens import DIGITS, IMAGE_ID, KEPT_TOKENS, MOST_APART, apart, fill, sha256, write_json
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,10 +34,10 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.ocr.cases import ANSWER_TOKENS, CASES_2, Case, many_sizes, picture
-from tests.ocr.in_transformers import open_in_transformers
 
 from vl2.checkpoint.toy_checkpoint import toy_config, write_toy_checkpoint
 from vl2.config import ModelConfig
+from vl2.hf.peer_classes import open_in_transformers
 
 BASE_PX = {"small": 768, "base": 1024, "gundam": 1024}
 
@@ -150,7 +150,7 @@ def patch_counts() -> list[int]:
 def record(released: Released, folder: Path, out: Path) -> None:
     config, tensors, cases = toy_config("deepseek-ocr-2"), {}, {}
     worst = {"features": 0.0, "tokens": 0.0}
-    encoder, model = released.encoder(config), open_in_transformers(config, folder)
+    encoder, model = released.encoder(config), open_in_transformers(config, folder, IMAGE_ID)
     for case in CASES_2:
         ids, overview, crops, grid = released.process(case, picture(case))
         stacks = [overview] if crops is None else [crops, overview]  # in the order of the tokens
@@ -171,7 +171,7 @@ def record(released: Released, folder: Path, out: Path) -> None:
         cases[case.name] = {
             "grid": grid,
             "num_visual_tokens": len(tokens),
-            "text_ids": [token for token in ids if token != 4088],
+            "text_ids": [token for token in ids if token != IMAGE_ID],
             "num_ids": len(ids),
             "overview_f32_sha256": sha256(overview),
             "crops_f32_sha256": None if crops is None else sha256(crops),

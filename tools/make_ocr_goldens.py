@@ -22,6 +22,7 @@ import json
 import platform
 import sys
 import tempfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -37,16 +38,16 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.ocr.cases import ANSWER_TOKENS, CASES, Case, many_sizes, picture
-from tests.ocr.in_transformers import open_in_transformers
 
 from vl2.checkpoint.toy_checkpoint import drawn_by_name, toy_config, write_toy_checkpoint
 from vl2.config import ModelConfig
+from vl2.hf.peer_classes import NO_WINDOW, open_in_transformers
 from vl2.process.page_views import PAGE_RULES
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 MOST_APART = 1e-4  # of the largest value
 KEPT_TOKENS = 12  # of each picture, evenly over its sequence
-NO_WINDOW = 1_000_000
+IMAGE_ID = 4088  # in the toy's vocabulary
 
 
 class Released:
@@ -155,7 +156,7 @@ def sha256(values: Tensor) -> str:
 def record(released: Released, folder: Path, out: Path) -> None:
     config, tensors, cases, worst = toy_config(), {}, {}, {"features": 0.0, "tokens": 0.0}
     encoder = released.encoder(config)
-    model = open_in_transformers(config, folder / "ocr", NO_WINDOW)
+    model = open_in_transformers(config, folder / "ocr", IMAGE_ID)
     for case in CASES:
         ids, overview, crops, grid = released.process(case, picture(case))
         stacks = [overview] if crops is None else [overview, crops]
@@ -174,7 +175,7 @@ def record(released: Released, folder: Path, out: Path) -> None:
         cases[case.name] = {
             "grid": grid,
             "num_visual_tokens": len(tokens),
-            "text_ids": [token for token in ids if token != 4088],
+            "text_ids": [token for token in ids if token != IMAGE_ID],
             "num_ids": len(ids),
             "overview_f32_sha256": sha256(overview),
             "crops_f32_sha256": None if crops is None else sha256(crops),
@@ -217,7 +218,7 @@ def record_window(released: Released, folder: Path) -> dict[str, Any]:
     assert config.answer_window is not None
     answers = {}
     for window in (config.answer_window, NO_WINDOW):
-        model = open_in_transformers(config, folder / "unlimited", window)
+        model = open_in_transformers(replace(config, answer_window=window), folder / "unlimited", IMAGE_ID)
         for case in CASES[:3]:
             ids, overview, crops, grid = released.process(case, picture(case))
             answers[f"{case.name}.{window}"] = answer_of(model, ids, overview, crops, grid, 6 * config.answer_window)[0]

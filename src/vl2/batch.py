@@ -72,3 +72,6 @@ class PackedTensors(Protocol):
 
     @property
     def max_seqlen(self) -> int: ...  # tokens of the longest document
+
+    @property
+    def prompt_lengths(self) -> tuple[int, ...]: ...  # tokens before the last answer of each document; () if unknown

@@ -39,6 +39,11 @@ def prefill(task: Task) -> Answer:
     return {"seconds": 0.5 * task["tokens"]}
 
 
+def page(task: Task) -> Answer:
+    parts = {"first_token_seconds": 1.0, "answer_seconds": 2.0} if HOW == "times its page" else {}
+    return {"seconds": 3.0, **parts}
+
+
 def encode(task: Task) -> Answer:
     raise Unsupported("it sees nothing")
 
@@ -47,4 +52,4 @@ if HOW == "babbles":
     print("not JSON", flush=True)
     sys.stdin.readline()
     sys.exit()
-serve({"load": load, "prefill": prefill, "encode": encode})
+serve({"load": load, "prefill": prefill, "encode": encode, "page": page})

@@ -212,6 +212,20 @@ def test_targets_of_one_name_keep_figures_of_their_own() -> None:
     assert load_told["unsupported"] == {"fake 1.0 #3": "its weights are drawn"}
 
 
+@pytest.mark.usefixtures("_known_machine")
+def test_a_page_is_told_in_pages_per_minute_and_by_its_parts_where_a_target_tells_them() -> None:
+    config, sizes = preset("deepseek-ocr"), Sizes.quick()
+    stages = make_stages(config, sizes, ["page"])
+    commands = [FAKE, [*FAKE, "times its page"]]
+    comparison = compare(config, commands, stages, LOAD, sizes, device=torch.device("cpu"), say=lambda text: None)
+    _, page, first, others = comparison.stages
+    whole_alone, timed = comparison.runs
+    assert [page.figure(run) for run in timed.seconds[page.name]] == [20]  # one in 3 s
+    assert [first.figure(run) for run in timed.seconds[first.name]] == [1]
+    assert [others.figure(run) for run in timed.seconds[others.name]] == [3.5]  # 7 tokens in 2 s
+    assert list(whole_alone.seconds) == ["load", page.name]
+
+
 def test_a_peer_that_hangs_is_ended() -> None:
     hangs = [sys.executable, "-c", "input(); input()"]
     with Target(hangs, threads=None) as peer, pytest.raises(UserError, match=r"not answer load within 0 s"):

@@ -13,6 +13,7 @@ from tests.model.configs import small_model
 from tests.train.packs import random_pack, single_rows
 from vl2.grid import UNTILED
 from vl2.model.attention import AttentionMask, LatentAttention, attend
+from vl2.model.mask import AnswerWindow
 
 
 def block_causal_mask(cu_seqlens: torch.Tensor) -> torch.Tensor:
@@ -49,6 +50,40 @@ def test_attending_by_document_is_attending_under_the_mask_of_the_whole_sequence
     tolerance = {"atol": 0.05, "rtol": 0.02} if is_narrow else {"atol": 1e-5, "rtol": 1e-5}
     for ours, oracle in zip(*results, strict=True):
         torch.testing.assert_close(ours, oracle, **tolerance)
+
+
+@given(
+    documents=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=4),
+    size=st.integers(1, 7),
+    num_padding=st.integers(0, 3),
+)
+@settings(deadline=None, derandomize=True, max_examples=40)
+def test_a_window_shows_the_prompt_and_the_last_tokens_of_the_answer(
+    documents: list[tuple[int, int]], size: int, num_padding: int
+) -> None:
+    """The oracle is written out key by key. Documents are (tokens of the prompt, tokens of the answer)."""
+    documents = [pair for pair in documents if sum(pair)] or [(1, 2)]
+    prompts = tuple(prompt for prompt, _ in documents)
+    lengths = [sum(pair) for pair in documents] + [num_padding] * bool(num_padding)
+    borders = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    visible = torch.zeros(sum(lengths), sum(lengths), dtype=torch.bool)
+    for number, (start, length) in enumerate(zip(borders.tolist(), lengths, strict=False)):
+        prompt = prompts[number] if number < len(prompts) else length
+        for query in range(length):
+            seen = {*range(min(prompt, query + 1)), *range(max(prompt, query + 1 - size), query + 1)}
+            visible[start + query, [start + key for key in seen]] = True
+    generator = torch.Generator().manual_seed(sum(lengths))
+    inputs = [torch.randn(1, 2, sum(lengths), 4, generator=generator).requires_grad_() for _ in range(3)]
+    window = AnswerWindow(size=size, prompt_lengths=prompts)
+    results = []
+    for mask in (
+        AttentionMask.of_documents(borders, max(lengths), window),
+        AttentionMask(tensor=visible[None, None], is_causal=False),
+    ):
+        out = attend(*inputs, mask, 0.4)
+        results.append([out.detach(), *torch.autograd.grad(out.square().sum(), inputs)])
+    for ours, oracle in zip(*results, strict=True):
+        torch.testing.assert_close(ours, oracle, atol=1e-5, rtol=1e-5)
 
 
 def test_the_mask_of_documents_is_the_oracle() -> None:

@@ -20,6 +20,9 @@ from vl2.model_kind import model_kind
 def test_each_kind_is_told_by_its_configuration() -> None:
     kinds = [model_kind(config) for config in (OCR, UNLIMITED, NAMELESS, OCR_2, preset("tiny").to_dict())]
     assert kinds == ["DeepSeek-OCR", "Unlimited-OCR", "DeepSeek-OCR", "DeepSeek-OCR-2", "DeepSeek-VL2"]
+    # transformers and vLLM know the released layout of Unlimited-OCR under model types of its own.
+    types = ("unlimited-ocr", "unlimited_ocr")
+    assert [model_kind({**UNLIMITED, "model_type": name}) for name in types] == ["Unlimited-OCR"] * 2
     # Where no encoder is named, the name of the class or the width of the features tells.
     assert model_kind(released("DeepseekOCR2", None, 2048)) == "DeepSeek-OCR-2"
     assert model_kind(released("Tuned", None, 896)) == "DeepSeek-OCR-2"

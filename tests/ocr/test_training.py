@@ -1,4 +1,4 @@
-"""DeepSeek-OCR and DeepSeek-OCR-2 are trained as DeepSeek-VL2 is: gradients, frozen parts, adapters, packs, steps."""
+"""The DeepSeek-OCR family is trained as DeepSeek-VL2 is: gradients, frozen parts, adapters, packs, steps."""
 
 from __future__ import annotations
 
@@ -196,7 +196,10 @@ def test_parts_that_are_not_there_are_refused_and_tables_of_offsets_do_not_decay
     assert still_parts(model) == ()
 
 
-@both_encoders
+every_kind = pytest.mark.parametrize("name", list(SMALLEST_MODE))
+
+
+@every_kind
 def test_a_few_steps_learn_an_answer(name: str) -> None:
     """The whole toy, on one pack: the loss falls to a small part, and every part has moved."""
     model = drawn_model(toy_config(name)).train()
@@ -219,9 +222,10 @@ SECOND_HALVES = {
     "deepseek-ocr": {"vision.clip.transformer.layers.1.self_attn.qkv_proj"},
     "deepseek-ocr-2": {"vision.query_encoder.layers.1.self_attn.o_proj", "vision.query_encoder.layers.0.mlp.down_proj"},
 }
+SECOND_HALVES["unlimited-ocr"] = SECOND_HALVES["deepseek-ocr"]
 
 
-@both_encoders
+@every_kind
 def test_an_adapter_is_trained_saved_and_merged(name: str, tmp_path: Path) -> None:
     folder, mode = toy_folder(name), SMALLEST_MODE[name]
     vlm = load(folder, device="cpu", tiling=mode)

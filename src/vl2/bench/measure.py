@@ -125,7 +125,8 @@ def compare(
             time.sleep(SETTLE_S)
             again = measure_machine(config, device, first_write_bytes_per_s=machine.first_write_bytes_per_s)
             machine = machine.best_with(again)
-    return SpeedComparison(stages=[loading, *stages], runs=runs, machine=machine)
+    rows = [row for stage in stages for row in (stage, *stage.parts)]
+    return SpeedComparison(stages=[loading, *rows], runs=runs, machine=machine)
 
 
 def _warm_file_cache(folder: Path) -> None:
@@ -169,8 +170,10 @@ def _measure(target: Target, results: TargetResults, stage: BenchStage, *, seed:
     if "unsupported" in answer:
         results.unsupported[stage.name] = answer["unsupported"]
         return
-    run = target.number(answer, "bytes" if stage.unit == "GB" else "seconds", stage.task)
-    results.seconds.setdefault(stage.name, []).append(run)
+    for row in (stage, *stage.parts):
+        if row is stage or row.key in answer:  # a peer may know the whole alone
+            run = target.number(answer, row.key, stage.task)
+            results.seconds.setdefault(row.name, []).append(run)
 
 
 def _warm_up(target: Target, stages: Sequence[BenchStage]) -> None:

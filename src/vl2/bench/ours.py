@@ -23,6 +23,7 @@ from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402
 from vl2.kernels import describe_kernels  # noqa: E402
 from vl2.model import Cache  # noqa: E402
+from vl2.process.conversation import user_turn  # noqa: E402
 from vl2.runtime import explain_choice  # noqa: E402
 from vl2.runtime.cuda import CudaGraphRunner  # noqa: E402
 from vl2.timing import wait_for  # noqa: E402
@@ -132,14 +133,18 @@ class Ours:
         return answer
 
     def page(self, task: Task) -> Answer:
-        """Time a page from the picture to the end of an answer of a given length."""
+        """Time a page from the picture to the first token, and to the end of an answer of a given length."""
         image = make_image(task["side"], task["seed"] + UNSEEN)
         never_ends = {self.vlm.processor.tokenizer.eos_id: -100.0}
-        return timed(
-            lambda: self.vlm.chat(
-                read_prompt(self.vlm.processor.kind), [image], max_new_tokens=task["tokens"], logit_bias=never_ends
-            )
-        )
+        turn = user_turn(read_prompt(self.vlm.processor.kind), [image])
+        start = time.perf_counter()
+        events = self.vlm.events([turn], max_new_tokens=task["tokens"], logit_bias=never_ends)
+        next(events)
+        first_s = time.perf_counter() - start
+        for _ in events:
+            pass
+        total_s = time.perf_counter() - start
+        return {"seconds": total_s, "first_token_seconds": first_s, "answer_seconds": total_s - first_s}
 
     def _prompt(self, num_tokens: int, seed: int) -> Tensor:
         return torch.tensor([random_ids(num_tokens, self._vocabulary, seed)], device=self.vlm.model.device)

@@ -2,8 +2,9 @@
 
 A task is a JSON object with the key "do". The answer is a JSON object too: it has "seconds" and other results of the
 task, or "unsupported" or "error" with a sentence. The answer to "load" also has a "name" and "versions"; a target with
-random weights gives the reason in "not_loaded" instead of the seconds. Only answers go to stdout. This file needs the
-standard library only, because a peer's adapter imports it in an environment without vl2's dependencies.
+random weights gives the reason in "not_loaded" instead of the seconds. The answer to "page" may also have
+"first_token_seconds" and "answer_seconds", which is the rest. Only answers go to stdout. This file needs the standard
+library only, because a peer's adapter imports it in an environment without vl2's dependencies.
 
     {"do": "load", "model": FOLDER, "dtype": "bfloat16", "weights": "auto", "device": "cpu", "threads": 2}
     {"do": "encode", "tiles": 5, "seed": 1}

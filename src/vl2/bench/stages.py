@@ -170,7 +170,7 @@ def visited_share(config: ModelConfig, tokens: int) -> float:
     return float(1 - (1 - chosen) ** tokens)
 
 
-Unit = Literal["s", "s/tile", "s/page", "tokens/s", "GB"]
+Unit = Literal["s", "s/tile", "s/page", "pages/min", "tokens/s", "GB"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +183,15 @@ class BenchStage:
     unit: Unit
     amount: float = 1.0  # tiles or tokens in a run
     work: Callable[[ModelBytes], StageWork] | None = None  # None: no lower bound is known
+    key: str = "seconds"  # of the number in the target's answer
+    parts: tuple[BenchStage, ...] = ()  # further figures of the same run, each under a key of its own
 
     def figure(self, run: float) -> float:
         """Convert a run's seconds or bytes to the stage's unit."""
         if self.unit == "tokens/s":
             return self.amount / run
+        if self.unit == "pages/min":
+            return 60 * self.amount / run
         return run / 1e9 if self.unit == "GB" else run / self.amount
 
 
@@ -241,7 +245,18 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
         name=f"page of {side} x {side}, {sizes.answer} tokens of answer",
         group="page",
         task={"do": "page", **shown, "tokens": sizes.answer},
-        unit="s",
+        unit="pages/min",
+        parts=(
+            BenchStage(name="  until its first token", group="page", task={}, unit="s", key="first_token_seconds"),
+            BenchStage(
+                name="  its other tokens",
+                group="page",
+                task={},
+                unit="tokens/s",
+                amount=sizes.answer - 1,
+                key="answer_seconds",
+            ),
+        ),
     )
     stages = [
         BenchStage(
@@ -272,7 +287,7 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
             name="another question about it", group="first-token", task={"do": "second_question", **shown}, unit="s"
         ),
         *([whole_page] if is_reader else []),
-        BenchStage(name="peak memory", group="memory", task={"do": "memory"}, unit="GB"),
+        BenchStage(name="peak memory", group="memory", task={"do": "memory"}, unit="GB", key="bytes"),
     ]
     return [stage for stage in stages if not only or stage.group in only]
 

@@ -102,6 +102,7 @@ def count_tokens(
         mask_prompt=mask_prompt,
         spells_answers=record.category in processor.character_level,
     )
+    processor.check_answers(row)
     return TokenCounts(
         text=len(row.ids) - sum(visual),
         trained=sum(label != IGNORE_ID for label in row.labels[1:]),
@@ -302,6 +303,8 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True, is_pair
     )
     if processor.kind != "DeepSeek-VL2":
         values += (processor.kind,)
+    if processor.answer_window is not None:
+        values += ("answer window", processor.answer_window)  # it decides which records can be trained
     if processor.character_level:
         values += (sorted(processor.character_level),)
     if is_pairs:

@@ -182,11 +182,15 @@ class Packed:
     categories: tuple[str, ...] = ()  # of the samples' records; "" if unknown
     notes: tuple[Any, ...] = ()  # of the samples, from `LoaderOptions.note` for an auxiliary loss; empty without it
     overviews: Tensor | None = None  # float32 [J, 3, B, B]; overviews that are not tiles
+    prompt_lengths: tuple[int, ...] = ()  # of the samples, for a window over answers; () if unknown
 
     def __post_init__(self) -> None:
         size, num_samples = len(self.input_ids), len(self.names)
         assert len(self.categories) == num_samples, f"{len(self.categories)} categories for {num_samples} samples"
         assert len(self.notes) in (0, num_samples), f"{len(self.notes)} notes for {num_samples} samples"
+        assert len(self.prompt_lengths) in (0, num_samples), (
+            f"{len(self.prompt_lengths)} prompts, {num_samples} samples"
+        )
         for name in ("labels", "position_ids", "image_mask"):
             assert len(getattr(self, name)) == size, f"{name} has {len(getattr(self, name))} of {size} places"
         assert 0 <= self.num_tokens <= size, f"{self.num_tokens} tokens in {size} places"
@@ -287,6 +291,7 @@ def pack_samples(
         names=tuple(sample.name for sample in samples),
         categories=("",) * len(samples) if categories is None else tuple(categories),
         notes=tuple(notes),
+        prompt_lengths=tuple(sample.prompt_length for sample in samples),
     )
 
 

@@ -191,6 +191,8 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if output_attentions or output_hidden_states:
             raise UserError("output_attentions and output_hidden_states are not supported")
+        if labels is not None and self.network.config.answer_window is not None:
+            raise UserError("this class trains no model with a window over answers (Unlimited-OCR): use `vl2 finetune`")
         cache = cache if cache is not None else past_key_values
         images = ImageInputs.of(image_mask, tiles, grids, overviews, self.network.config)
         balance_loss = None

@@ -1,8 +1,8 @@
 """The prefix cache: keys and values of earlier prompts, stored in chunks and copied for prompts with the same prefix.
 
 A prompt is prefilled in chunks. Where a chunk ends depends only on the prompt up to that end: a chunk ends after an
-image, after the opening of an answer (the end of an earlier turn's prompt), or at the maximum length. Two prompts with
-a common prefix are therefore split alike over that prefix. The key of a chunk is a hash of all tokens and images from
+image, before an answer (the end of an earlier turn's prompt), or at the maximum length. Two prompts with a common
+prefix are therefore split alike over that prefix. The key of a chunk is a hash of all tokens and images from
 the start of the prompt to the end of the chunk, and of the chunk boundaries.
 
 Cached keys and values equal the computed ones bit for bit, because both come from chunks with the same number of rows:
@@ -44,14 +44,16 @@ def chunk_ends(sample: Sample, image_stops: Sequence[int], opening_id: int | Non
     """Return the end positions of a prompt's chunks in ascending order; the last is the prompt's length.
 
     `image_stops` are the numbers of visual tokens up to the end of each image. `opening_id` is the token that opens an
-    answer, and `longest` the maximum number of tokens in a chunk; both may be None.
+    answer, and `longest` the maximum number of tokens in a chunk; both may be None. Vocabularies without roles have no
+    such token, and the sample tells where its earlier answers begin. A prompt given as text or ids does not.
     """
     slots = sample.image_mask.nonzero().flatten()
     behind_images = [int(slots[stop - 1]) + 1 for stop in image_stops]
     openings = sample.input_ids == (-1 if opening_id is None else opening_id)
     behind_openings = [int(place) + 2 for place in openings.nonzero().flatten()]  # two tokens: "<...>" and ":"
+    before_answers = [start for start, _ in sample.answers]
     length, ends, last = len(sample), [], 0
-    for end in sorted({*behind_images, *behind_openings, length}):
+    for end in sorted({*behind_images, *behind_openings, *before_answers, length}):
         while longest is not None and min(end, length) - last > longest:
             last += longest
             ends.append(last)
@@ -128,6 +130,7 @@ class PrefixCache:
 
         Return the number of chunks copied, and the state [D] after the last of them, or None if nothing is cached.
         """
+        assert not row.num_forgotten, "the row of an answer that has dropped positions is not empty"
         known = []
         for part in chunks:
             stored = self._store.get(part.key)
@@ -147,8 +150,9 @@ class PrefixCache:
         """Store what the last of `chunks` has just written into a row; `state_D` is the state after it.
 
         `chunks` are all chunks of the prompt so far. Store nothing if an earlier one is not cached, or if one of them
-        would have to be evicted to make room.
+        would have to be evicted to make room. A row that has dropped positions does not hold its prompt in order.
         """
+        assert not row.num_forgotten, f"{row.num_forgotten} positions were dropped"
         *earlier, part = chunks
         self.read_tokens += part.stop - part.start
         if self._store.max_bytes == 0 or part.key in self._store:

@@ -6,7 +6,7 @@ output instead, so that a single query reads only the latent. A test checks that
 
 Each packed document attends to itself alone. A mask over the whole sequence would need work that grows with the square
 of its length. CUDA therefore uses the variable-length kernel, except in float32, which the kernel does not support.
-Other devices run one document after another.
+Other devices, and documents with a window over their answers, run one document after another.
 
 Source: arXiv 2405.04434 (latent attention); released DeepseekV2Attention. Golden: tests/golden/reference/model.
 """
@@ -64,10 +64,13 @@ def attend_documents(q_1HSC: Tensor, k_1HSC: Tensor, v_1HSC: Tensor, documents: 
     num_shared = q_1HSC.shape[1] // k_1HSC.shape[1]
     if documents.lengths:
         # Forward and backward together, the CPU's kernel takes twice as long in bfloat16 as in float32.
-        parts = (t.float().split(documents.lengths, dim=2) for t in (q_1HSC, k_1HSC, v_1HSC))
+        inputs = [t if t.is_cuda else t.float() for t in (q_1HSC, k_1HSC, v_1HSC)]
+        masks = documents.masks or (None,) * len(documents.lengths)
         outputs = [
-            F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=num_shared > 1)
-            for q, k, v in zip(*parts, strict=True)
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=num_shared > 1
+            )
+            for q, k, v, mask in zip(*(t.split(documents.lengths, dim=2) for t in inputs), masks, strict=True)
         ]
         return torch.cat(outputs, dim=2).to(q_1HSC.dtype)
     if num_shared > 1:

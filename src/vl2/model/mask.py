@@ -17,13 +17,38 @@ class Documents:
 
     cu_seqlens: Tensor  # int32 [n + 1]; document k is cu_seqlens[k] : cu_seqlens[k + 1]
     max_seqlen: int  # the length of the longest document, known on the host
-    lengths: tuple[int, ...]  # of the documents that are not empty; () on CUDA, where nothing loops over them
+    # Lengths of the documents that are not empty. () on CUDA without windows, where nothing loops over documents.
+    lengths: tuple[int, ...]
+    # For each of `lengths`, the mask [1, 1, length, length] of a document with a window over its answer. None if the
+    # document is causal alone. () without windows.
+    masks: tuple[Tensor | None, ...] = ()
 
     def mask(self, S: int) -> Tensor:
         """Return the mask over the whole sequence, bool [S, S], for attention that cannot run document by document."""
+        assert not self.masks, "documents with windows are run one by one"
         borders = self.cu_seqlens
         document_S = torch.bucketize(torch.arange(S, device=borders.device), borders[1:], right=True)
         return (document_S[:, None] == document_S[None, :]).tril()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerWindow:
+    """What Unlimited-OCR's attention sees of a document: the prompt, and the last `size` tokens of the answer.
+
+    An answer that fits into the window is seen whole, so its document needs no mask.
+    """
+
+    size: int  # tokens, the query's own included
+    prompt_lengths: tuple[int, ...]  # tokens before the answer of each document; a document without answer is a prompt
+
+    def mask(self, number: int, length: int, device: torch.device) -> Tensor | None:
+        """Return the mask of document `number`, bool [1, 1, length, length], or None if it is causal alone."""
+        prompt_length = self.prompt_lengths[number] if number < len(self.prompt_lengths) else length
+        if length - prompt_length <= self.size:
+            return None
+        place = torch.arange(length, device=device)
+        is_near = place[None, :] > place[:, None] - self.size
+        return (is_near | (place < prompt_length)).tril()[None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +72,20 @@ class AttentionMask:
         return cls(tensor=(causal & attention_mask_BS[:, None, None, :]) | itself, is_causal=False)
 
     @classmethod
-    def of_documents(cls, cu_seqlens: Tensor, max_seqlen: int) -> AttentionMask:
-        """Return a causal mask within each document of one packed row. The documents must cover the whole row."""
-        lengths = () if cu_seqlens.is_cuda else tuple(n for n in cu_seqlens.diff().tolist() if n)
-        documents = Documents(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths)
+    def of_documents(cls, cu_seqlens: Tensor, max_seqlen: int, window: AnswerWindow | None = None) -> AttentionMask:
+        """Return a causal mask within each document of one packed row. The documents must cover the whole row.
+
+        With `window` every document has a prompt and an answer; only padding, which comes last, may have neither.
+        """
+        lengths: tuple[int, ...] = ()
+        masks: tuple[Tensor | None, ...] = ()
+        if window is not None or not cu_seqlens.is_cuda:
+            numbered = [(number, n) for number, n in enumerate(cu_seqlens.diff().tolist()) if n]
+            lengths = tuple(n for _, n in numbered)
+            if window is not None:
+                assert len(window.prompt_lengths) >= len(cu_seqlens) - 2, "only padding has no prompt"
+                masks = tuple(window.mask(number, n, cu_seqlens.device) for number, n in numbered)
+        documents = Documents(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, lengths=lengths, masks=masks)
         return cls(tensor=None, is_causal=False, documents=documents)
 
     @classmethod

@@ -22,7 +22,7 @@ from vl2.grid import Grid, ImageLayout
 from vl2.model.deep_encoder import DeepEncoder, DeepEncoder2, build_deep_encoder
 from vl2.model.language import Hidden, LanguageModel
 from vl2.model.layout import arrange_views, join_views, place_visual, side_of
-from vl2.model.mask import AttentionMask
+from vl2.model.mask import AnswerWindow, AttentionMask
 from vl2.model.moe import Balance, sequences_of_documents, sequences_of_rows
 from vl2.model.projector import LinearProjector, Projector
 from vl2.model.vision import VisionEncoder
@@ -107,7 +107,10 @@ class VL2(nn.Module):
         return embeds_BSD if visual_TD is None else place_visual(embeds_BSD, image_mask_BS, visual_TD)
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Run whole rows without a cache. Rows may be padded on either side."""
+        """Run whole rows without a cache. Rows may be padded on either side.
+
+        Unlimited-OCR takes all tokens of a row for the prompt; `states` has its window over answers.
+        """
         embeds_BSD = self.embed(batch.input_ids, batch.image_mask, self._encode(batch))
         # A causal mask already hides padding after the tokens. Only padding before them must be masked.
         mask = AttentionMask.of_rows(batch.attention_mask if batch.is_left_padded else None)
@@ -137,11 +140,12 @@ class VL2(nn.Module):
 
     def packed_states(self, packed: PackedTensors, embeds_1SD: Tensor) -> Hidden:
         """Run the embedded documents of a packed sequence, each as if it were alone."""
-        num_positions = len(packed.input_ids)
+        num_positions, size = len(packed.input_ids), self.config.answer_window
+        window = None if size is None else AnswerWindow(size=size, prompt_lengths=packed.prompt_lengths)
         hidden: Hidden = self.language.model(
             embeds_1SD,
             packed.position_ids.unsqueeze(0),
-            AttentionMask.of_documents(packed.cu_seqlens, packed.max_seqlen),
+            AttentionMask.of_documents(packed.cu_seqlens, packed.max_seqlen, window),
             sequences_GT=sequences_of_documents(packed.cu_seqlens, num_positions, packed.num_tokens, self._balance),
         )
         return hidden

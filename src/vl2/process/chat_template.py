@@ -23,12 +23,13 @@ from vl2.process.tokenizer import Specials, Tokenizer
 class TokenRow:
     """The tokens of a conversation: ids, labels (IGNORE_ID if not trained), and True in the slots of visual tokens.
 
-    The three lists have the same length.
+    The three lists have the same length. `answers` has the (start, stop) of each answer that ends with eos, in order.
     """
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     image_mask: list[bool] = field(default_factory=list)
+    answers: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, ids: Sequence[int], *, is_trained: bool) -> None:
         self.ids.extend(ids)
@@ -69,9 +70,11 @@ def tokenize_turns(
             _write_pieces(row, turn.pieces, tokenizer, images, turn.specials, is_trained=True)
             row.add([tokenizer.eos_id] if train else [], is_trained=True)
         else:
+            start = len(row.ids)
             row.add(tokenizer.encode(turn.text, turn.specials, by_character=spells_answers), is_trained=True)
             if train or index < len(turns) - 1:
                 row.add([tokenizer.eos_id], is_trained=True)
+                row.answers.append((start, len(row.ids)))
     assert next(images, None) is None, f"more image lengths than images: {len(image_tokens)}"
     return row
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from vl2.errors import UserError
 from vl2.grid import LAYOUTS, UNTILED, Grid, ImageLayout
@@ -121,8 +122,9 @@ def choose_crops(size: Size, max_crops: int, crop_px: int) -> Grid:
     return best
 
 
-def crop_grids(max_crops: int) -> list[Grid]:
+@cache
+def crop_grids(max_crops: int) -> tuple[Grid, ...]:
     """Return all grids of 2 to `max_crops` crops, those with fewer crops first."""
     sides = range(1, max_crops + 1)
     grids = [(columns, rows) for columns in sides for rows in sides if MIN_CROPS <= columns * rows <= max_crops]
-    return sorted(grids, key=lambda grid: grid[0] * grid[1])
+    return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))

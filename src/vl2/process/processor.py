@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from vl2.errors import UserError
 from vl2.grid import Grid
-from vl2.model_kind import ModelKind, model_kind
+from vl2.model_kind import ModelKind, answer_window, model_kind
 from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
 from vl2.process.conversation import ImageRef, Turn
 from vl2.process.cutter import Cutter, make_cutter
@@ -53,6 +54,7 @@ class Processor:
     max_tokens: int | None = None  # texts that certainly have more tokens are refused before any other work
     character_level: frozenset[str] = frozenset()  # categories whose answers are character-level targets in training
     kind: ModelKind = "DeepSeek-VL2"  # the model that the processor prepares samples for
+    answer_window: int | None = None  # tokens of an answer that the model sees beside the prompt; None: all
 
     def __post_init__(self) -> None:
         if self.max_tiles is not None and self.max_tiles < 1:
@@ -69,10 +71,19 @@ class Processor:
     ) -> Processor:
         """Read tokenizer.json and processor_config.json of a checkpoint folder. Its config.json names the model."""
         folder = Path(folder)
-        kind = kind_of_folder(folder)
+        values = _config_values(folder)
+        kind = model_kind(values)
         config = PreprocessConfig.from_file(folder / "processor_config.json")
         tokenizer = Tokenizer.from_file(folder / "tokenizer.json", config.pad_token, has_roles=kind == "DeepSeek-VL2")
-        return cls(tokenizer, config, tiling or Tiling(), image_options or ImageOptions(), max_tiles, kind=kind)
+        return cls(
+            tokenizer,
+            config,
+            tiling or Tiling(),
+            image_options or ImageOptions(),
+            max_tiles,
+            kind=kind,
+            answer_window=None if kind == "DeepSeek-VL2" else answer_window(values),
+        )
 
     def with_tiling(self, tiling: Tiling | str, max_tiles: int | None = None) -> Processor:
         """Return the same processor with another tiling rule, and with another `max_tiles` if one is given."""
@@ -89,6 +100,20 @@ class Processor:
         """
         if self.max_tokens is not None:
             self.tokenizer.check_length(texts, self.max_tokens)
+
+    def check_answers(self, row: TokenRow) -> None:
+        """Raise UserError for a conversation with which a model with a window over its answers cannot be trained.
+
+        When such a model answers, it forgets the beginning of the answer that it writes, and sees earlier answers in
+        full. One forward pass can be both only for an earlier answer that fits into the window.
+        """
+        window = self.answer_window
+        for number, (start, stop) in enumerate(row.answers[:-1], 1):
+            if window is not None and stop - start > window:
+                raise UserError(
+                    f"answer {number} of {len(row.answers)} has {stop - start} tokens, and {self.kind} sees the last "
+                    f"{window} of an answer that it writes: only the last answer of a record may be longer"
+                )
 
     @cached_property
     def cutter(self) -> Cutter:
@@ -122,6 +147,8 @@ class Processor:
             mask_prompt=mask_prompt,
             spells_answers=spells_answers,
         )
+        if train:
+            self.check_answers(row)
         return self._sample(row, prepared, name)
 
     def encode_prompt(
@@ -232,14 +259,20 @@ class Processor:
             image_sizes=images.sizes,
             layout=self.cutter.layout,
             pad_id=self.tokenizer.pad_id,
+            answers=tuple(row.answers),
             name=name,
         )
 
 
 def kind_of_folder(folder: Path) -> ModelKind:
     """Return which model the checkpoint in a folder is. A folder without config.json is taken for DeepSeek-VL2."""
+    return model_kind(_config_values(folder))
+
+
+def _config_values(folder: Path) -> dict[str, Any]:
+    """Return the keys of config.json. They are none if it cannot be read: loading the model then reports the error."""
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # the error is reported when the model is loaded
-        return "DeepSeek-VL2"
-    return model_kind(values) if isinstance(values, dict) else "DeepSeek-VL2"
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -34,6 +34,7 @@ class Sample:
     layout: ImageLayout  # which views an image has, and the order of their tokens
     pad_id: int
     overviews: Tensor | None = None  # float32 [J, 3, B, B]; overviews that are not tiles
+    answers: tuple[tuple[int, int], ...] = ()  # (start, stop) of each answer that ends with eos, in order
     name: str = ""  # for messages: a record's id, a file, a request
 
     def __post_init__(self) -> None:
@@ -65,6 +66,12 @@ class Sample:
     def num_views(self) -> int:
         """The number of views that the encoder reads: tiles, and overviews that are not tiles."""
         return len(self.tiles) + self.num_overviews
+
+    @property
+    def prompt_length(self) -> int:
+        """The number of tokens before the answer that ends the sample; all tokens if it does not end with one."""
+        start, stop = self.answers[-1] if self.answers else (0, 0)
+        return start if stop == len(self) else len(self)
 
     @property
     def grid_list(self) -> list[Grid]:

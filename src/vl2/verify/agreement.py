@@ -1,14 +1,16 @@
 """Group 7: check that the ways to compute an answer agree on this machine.
 
 A prompt is read whole and in chunks, with and without the KV cache, with and without our kernels, in bfloat16 and in
-float32. The results are rounded differently, so logits are compared by a relative distance: the norm of the difference
-over the norm of the centered logits. Rounding to bfloat16 in every layer gives a few hundredths, and occasionally more
-where it routes a token to another expert. A wrong position, mask or weight gives about 1 at every position. So the
-verdict rests on the median over several positions in bfloat16, and on the maximum in float32.
+float32, and by transformers if it has the model. The results are rounded differently, so logits are compared by a
+relative distance: the norm of the difference over the norm of the centered logits. Rounding to bfloat16 in every layer
+gives a few hundredths, and occasionally more where it routes a token to another expert. A wrong position, mask or
+weight gives about 1 at every position. So the verdict rests on the median over several positions in bfloat16, and on
+the maximum in float32.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 from collections.abc import Iterator
@@ -19,15 +21,18 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from vl2.data.pack import pack_samples
+from vl2.errors import UserError
 from vl2.infer.image_tokens import embed_prompt
 from vl2.infer.prefill import Prefill
 from vl2.infer.vlm import VLM
 from vl2.kernels import describe_kernels, load_kernels
 from vl2.kernels.library import VARIABLE
 from vl2.process.conversation import user_turn
-from vl2.process.sample import Sample, collate
+from vl2.process.sample import Sample
 from vl2.runtime import PlainRunner, Runner
 from vl2.verify.check import GROUPS, Check, passed_if
+from vl2.verify.subject import Subject
 
 GROUP = GROUPS[6]
 FIRST_TOKENS = 16  # answer tokens whose logits are compared
@@ -52,9 +57,12 @@ class GreedyAnswer:
 
 
 def make_test_sample(vlm: VLM, question: str = "Describe this picture in detail.", num_images: int = 1) -> Sample:
-    """Encode a question about a drawn image of one tile, which is shown `num_images` times."""
-    side = vlm.processor.config.tile_px
-    image = Image.new("RGB", (side, side), "white")
+    """Encode a question about a drawn image, which is shown `num_images` times.
+
+    DeepSeek-VL2 reads it in one tile, and the DeepSeek-OCR family in a view of the whole and two crops.
+    """
+    side = vlm.processor.cutter.tile_px
+    image = Image.new("RGB", (side if vlm.processor.kind == "DeepSeek-VL2" else 2 * side, side), "white")
     draw = ImageDraw.Draw(image)
     draw.rectangle((side // 8, side // 8, side // 2, side // 2), fill="red")
     draw.ellipse((side // 2, side // 2, side - side // 8, side - side // 8), fill="blue")
@@ -78,6 +86,7 @@ def answer_greedily(
     runner = runner or vlm.runner
     ids: list[int] = []
     rows: list[Tensor] = []
+    window = vlm.model.config.answer_window
     capacity = len(sample.input_ids) + steps
     with closing(runner.cache_pool(1, capacity, max(capacity, vlm.limits.max_context))) as pool:
         start = time.perf_counter()
@@ -90,6 +99,8 @@ def answer_greedily(
             rows.append(logits_V)
             if len(ids) == steps:
                 break
+            if window is not None:
+                row.make_room(len(sample), window)
             logits_V = runner.decode([ids[-1]], [row], 1)[0].cpu().clone()
         rest_s = time.perf_counter() - start - first_s
     return GreedyAnswer(ids=tuple(ids), logits_NV=torch.stack(rows), first_s=first_s, rest_s=rest_s)
@@ -97,16 +108,19 @@ def answer_greedily(
 
 @torch.inference_mode()
 def logits_without_cache(vlm: VLM, sample: Sample, ids: tuple[int, ...]) -> Tensor:
-    """Return the logits that predict each of the ids, float32 [N, V], from one forward pass without a cache."""
+    """Return the logits that predict each of the ids, float32 [N, V], from one forward pass as in training."""
     answer_ids = torch.tensor(ids[:-1], dtype=torch.int64)
+    length = len(sample) + len(answer_ids)
     whole = replace(
         sample,
         input_ids=torch.cat((sample.input_ids, answer_ids)),
         labels=torch.cat((sample.labels, answer_ids)),
         image_mask=torch.cat((sample.image_mask, torch.zeros(len(answer_ids), dtype=torch.bool))),
+        answers=((len(sample), length),),
     )
-    logits_SV: Tensor = vlm.model(collate([whole]).to(vlm.model.device)).logits[0]
-    return logits_SV[len(sample.input_ids) - 1 :].cpu()
+    packed = pack_samples([whole], vlm.processor).to(vlm.model.device)
+    states_SD = vlm.model.states(packed).states_BSD[0, len(sample) - 1 :]
+    return vlm.model.language.logits(states_SD).cpu()
 
 
 def distances(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -126,7 +140,18 @@ def check_agreement(vlm: VLM, sample: Sample, whole: GreedyAnswer) -> list[Check
         _compare_logits(f"prompt whole = in passes of {chunk}", vlm, chunked.logits_NV, ours),
         _compare_logits("cached = read at once, uncached", vlm, ours, logits_without_cache(vlm, sample, forced_ids)),
     ]
+    window = vlm.model.config.answer_window
+    if window is not None:
+        checks.append(_check_window(vlm, sample, window))
     return checks if vlm.model.dtype == torch.float32 else [*checks, _check_kernels(vlm, sample, whole)]
+
+
+def _check_window(vlm: VLM, sample: Sample, window: int) -> Check:
+    """Compare the logits behind the window of Unlimited-OCR, when the beginning of the answer has been forgotten."""
+    answer = answer_greedily(vlm, sample, window + FIRST_TOKENS)
+    ours, theirs = answer.logits_NV, logits_without_cache(vlm, sample, answer.ids)
+    name = f"cached = read at once, behind {window} tokens of answer"
+    return _compare_logits(name, vlm, ours[-FIRST_TOKENS:], theirs[-FIRST_TOKENS:])
 
 
 def _check_kernels(vlm: VLM, sample: Sample, whole: GreedyAnswer) -> Check:
@@ -158,9 +183,11 @@ def _kernels_disabled() -> Iterator[None]:
 
 
 def _compare_logits(name: str, vlm: VLM, ours: Tensor, theirs: Tensor) -> Check:
-    far = distances(ours, theirs)
-    dtype = str(vlm.model.dtype).removeprefix("torch.")
-    is_exact = vlm.model.dtype == torch.float32
+    return _compare_in(vlm.model.dtype, name, ours, theirs)
+
+
+def _compare_in(dtype: torch.dtype, name: str, ours: Tensor, theirs: Tensor) -> Check:
+    far, is_exact = distances(ours, theirs), dtype == torch.float32
     median, largest = float(far.median()), float(far.max())
     is_close = largest <= MAX_DISTANCE_FLOAT32 if is_exact else median <= MAX_DISTANCE
     same = int((ours.argmax(dim=-1) == theirs.argmax(dim=-1)).sum())
@@ -169,8 +196,9 @@ def _compare_logits(name: str, vlm: VLM, ours: Tensor, theirs: Tensor) -> Check:
         f"logits at {len(far)} positions are {median:.2g} (median) to {largest:.2g} apart, {allowed}; "
         f"the likeliest token is the same at {same} of them"
     )
+    name = f"{name}, {str(dtype).removeprefix('torch.')}"
     # NaN fails both comparisons, so it fails the check.
-    return Check(group=GROUP, name=f"{name}, {dtype}", verdict=passed_if(is_close), found=found)
+    return Check(group=GROUP, name=name, verdict=passed_if(is_close), found=found)
 
 
 @torch.inference_mode()
@@ -198,3 +226,27 @@ def compare_types(lower_SV: Tensor, exact_SV: Tensor, dtype: str) -> Check:
     )
     is_close = share >= MIN_AGREEMENT and median <= MAX_DISTANCE
     return Check(group=GROUP, name=f"{dtype} = float32", verdict=passed_if(is_close), found=found)
+
+
+def check_transformers(subject: Subject, sample: Sample, whole: GreedyAnswer, image_id: int) -> Check:
+    """Compare the float32 logits of an answer with those of transformers' own class of the model.
+
+    Call it after the model has been freed, since transformers loads it again.
+    """
+    name, config = "vl2 = transformers", subject.config
+    assert config is not None
+    if importlib.util.find_spec("transformers") is None:
+        reason = "transformers is not installed (it comes with the extra hf)"
+        return Check(group=GROUP, name=name, verdict="not checked", found=reason)
+    # Imported here because it is an extra, and takes seconds.
+    from vl2.hf.peer_classes import missing_classes, open_in_transformers, peer_logits
+
+    if (missing := missing_classes(config.kind)) is not None:
+        return Check(group=GROUP, name=name, verdict="not checked", found=missing)
+    num_ids = min(FIRST_TOKENS, config.answer_window or FIRST_TOKENS)
+    try:
+        model = open_in_transformers(config, subject.folder, image_id)
+    except UserError as error:
+        return Check(group=GROUP, name=name, verdict="fail", found=str(error))
+    logits_NV = peer_logits(model, sample, whole.ids[:num_ids])
+    return _compare_in(torch.float32, name, whole.logits_NV[:num_ids], logits_NV)

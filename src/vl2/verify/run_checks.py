@@ -22,6 +22,7 @@ from vl2.infer.vlm import VLM, choose_device, choose_dtype, load
 from vl2.process.conversation import Turn
 from vl2.process.image import RELEASED_OPTIONS
 from vl2.process.messages import released_prompt
+from vl2.process.sample import Sample
 from vl2.verify import agreement, samples, weight_health
 from vl2.verify.check import GROUPS, MAX_LISTED, Check, number_of
 from vl2.verify.config_files import check_config, check_file_list, check_index, read_headers
@@ -164,10 +165,12 @@ class _ModelChecks:
             for sample, found in wanted
         ]
         if not asked:
-            asked = _all_not_checked("the publisher prints samples of tiny and small only", GROUPS[5:6])
+            is_vl2 = subject.kind == "DeepSeek-VL2"
+            reason = "samples of tiny and small only" if is_vl2 else f"no answers of {subject.kind}"
+            asked = _all_not_checked(f"the publisher prints {reason}", GROUPS[5:6])
         self.say(GROUPS[6])
         agreeing = agreement.check_agreement(vlm, own, whole)
-        speed = _speed(load_s, cold, whole, len(own.input_ids))
+        speed = _speed(load_s, cold, whole, own)
         lower_SV = agreement.passage_logits(vlm)
         del vlm  # free its memory before the model is loaded again in float32
         gc.collect()
@@ -231,8 +234,9 @@ def _memory_shortage(options: VerifyOptions, subject: Subject, dtype: str | None
     return shortage
 
 
-def _speed(load_s: float, cold: agreement.GreedyAnswer, whole: agreement.GreedyAnswer, num_tokens: int) -> list[Check]:
+def _speed(load_s: float, cold: agreement.GreedyAnswer, whole: agreement.GreedyAnswer, own: Sample) -> list[Check]:
     """Report the speed and the peak memory, without a verdict."""
+    image = "an image of one tile" if own.num_views == 1 else f"an image in {own.num_views} views"
     try:
         peak = f"{peak_bytes() / 1e9:.2f} GB"
     except Unsupported as reason:
@@ -240,7 +244,7 @@ def _speed(load_s: float, cold: agreement.GreedyAnswer, whole: agreement.GreedyA
     figures = {
         "load": f"{load_s:.1f} s",
         "first token": f"{cold.first_s:.2f} s the first time, {whole.first_s:.2f} s the second, "
-        f"of a prompt of {num_tokens} tokens with an image of one tile",
+        f"of a prompt of {len(own)} tokens with {image}",
         "decoding": f"{(len(whole.ids) - 1) / whole.rest_s:.1f} tokens/s over {number_of(len(whole.ids) - 1, 'token')}",
         "peak memory": peak,
     }
@@ -263,4 +267,11 @@ def _compare_with_float32(
     own = agreement.make_test_sample(vlm)
     whole = agreement.answer_greedily(vlm, own, agreement.FIRST_TOKENS)
     exact_SV = agreement.passage_logits(vlm)
-    return [agreement.compare_types(lower_SV, exact_SV, dtype), *agreement.check_agreement(vlm, own, whole)]
+    checks = [agreement.compare_types(lower_SV, exact_SV, dtype), *agreement.check_agreement(vlm, own, whole)]
+    image_id = vlm.processor.tokenizer.image_id
+    if subject.kind != "DeepSeek-VL2":  # transformers has no class of it
+        del vlm
+        gc.collect()
+        say("loading the model in transformers")
+        checks.append(agreement.check_transformers(subject, own, whole, image_id))
+    return checks

@@ -17,31 +17,44 @@ from typing import Any
 from vl2.checkpoint.folder import INDEX, SINGLE
 from vl2.checkpoint.quantization_config import QuantizationConfig
 from vl2.checkpoint.resolve import BUILT_IN, HUB_ID, RELEASED, built_in_folder
-from vl2.config import PRESETS, ModelConfig, preset
+from vl2.config import OCR_PRESETS, PRESETS, ModelConfig, preset
 from vl2.errors import UserError
+from vl2.model_kind import ModelKind
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.tokenizer import ASSISTANT, BOS, EOS, GROUNDING, IMAGE, PAD, USER
 
 PARTS = ("language_config", "vision_config", "projector_config")
+WINDOW = "sliding_window"
 # Only the trainer reads these keys, so their values do not change answers.
 TRAINING_ONLY = frozenset(f"language_config.{key}" for key in ("aux_loss_alpha", "seq_aux", "initializer_range"))
+# The released files of the DeepSeek-OCR family could not be read, and these values follow from no code. Others are
+# reported, but they are no fault.
+UNCERTAIN = frozenset(("language_config.max_position_embeddings", WINDOW))
 # A config.json that differs in more fields is of no released size. The presets differ from each other in 15 or more.
 MAX_DIFFERENT_FIELDS = 6
 
-ADDED = (IMAGE, *GROUNDING, USER, ASSISTANT)  # added tokens with consecutive ids, in this order
+ROLES = (USER, ASSISTANT)
+CELLS = ("<td>", "</td>")  # in the vocabularies of the DeepSeek-OCR family, which have no roles
+
+
+def special_tokens(kind: ModelKind) -> tuple[str, ...]:
+    """Return the special tokens of a model. Those from IMAGE on have consecutive ids, in this order."""
+    return (BOS, EOS, PAD, IMAGE, *GROUNDING, *(ROLES if kind == "DeepSeek-VL2" else CELLS))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The ids of a size's special tokens, and the number of all ids including them."""
+    """The ids of a size's special tokens, and the number of all ids including them, or None if it is not known."""
 
     ids: dict[str, int]
-    num_ids: int
+    num_ids: int | None
 
 
-def _vocabulary(bos: int, eos: int, pad: int, first_added: int) -> Vocabulary:
-    ids = {BOS: bos, EOS: eos, PAD: pad, **{token: first_added + i for i, token in enumerate(ADDED)}}
-    return Vocabulary(ids=ids, num_ids=first_added + len(ADDED))
+def _vocabulary(bos: int, eos: int, pad: int, first_added: int, kind: ModelKind = "DeepSeek-VL2") -> Vocabulary:
+    _, _, _, *added = special_tokens(kind)
+    ids = {BOS: bos, EOS: eos, PAD: pad, **{token: first_added + i for i, token in enumerate(added)}}
+    # More tokens follow in the DeepSeek-OCR family.
+    return Vocabulary(ids=ids, num_ids=first_added + len(added) if kind == "DeepSeek-VL2" else None)
 
 
 VOCABULARIES = {
@@ -49,20 +62,31 @@ VOCABULARIES = {
     "small": _vocabulary(100000, 100001, 100002, 100003),
     "base": _vocabulary(0, 1, 2, 128815),
     "nano": _vocabulary(0, 1, 2, 4088),
+    **{name: _vocabulary(0, 1, 2, 128815, "DeepSeek-OCR") for name in OCR_PRESETS},
 }
 
 
 def fields_of(config: ModelConfig) -> dict[str, Any]:
-    """Return all fields of the three configuration sections by dotted key."""
-    return {
+    """Return all fields of the three configuration sections, and the window of Unlimited-OCR, by dotted key."""
+    fields = {
         f"{part}.{key}": value for part in PARTS for key, value in dataclasses.asdict(getattr(config, part)).items()
     }
+    if config.kind == "DeepSeek-VL2":
+        return fields
+    for half in ("vision_config.sam", "vision_config.second"):
+        fields |= {f"{half}.{key}": value for key, value in fields.pop(half).items()}
+    return {**fields, WINDOW: config.answer_window}
 
 
 def nearest_size(config: ModelConfig) -> tuple[str, int]:
-    """Return the size with the fewest different fields, and their number."""
+    """Return the size of the same model with the fewest different fields, and their number."""
     ours = fields_of(config)
-    distances = {name: sum(ours[key] != value for key, value in fields_of(preset(name)).items()) for name in PRESETS}
+    sizes = {name: preset(name) for name in (*PRESETS, *OCR_PRESETS)}
+    distances = {
+        name: sum(ours[key] != value for key, value in fields_of(other).items())
+        for name, other in sizes.items()
+        if other.kind == config.kind
+    }
     name = min(distances, key=distances.__getitem__)
     return name, distances[name]
 
@@ -70,9 +94,15 @@ def nearest_size(config: ModelConfig) -> tuple[str, int]:
 def processor_settings(size: str) -> PreprocessConfig:
     """Return the released processor_config.json of a size."""
     folder = built_in_folder() if size == "nano" else Path(str(resources.files("vl2") / "presets"))
-    return PreprocessConfig.from_dict(json.loads((folder / "processor_config.json").read_text(encoding="utf-8")))
+    file = folder / ("ocr.processor_config.json" if size in OCR_PRESETS else "processor_config.json")
+    return PreprocessConfig.from_dict(json.loads(file.read_text(encoding="utf-8")))
 
 
+OCR_HUB_IDS = {
+    "deepseek-ai/DeepSeek-OCR": "deepseek-ocr",
+    "baidu/Unlimited-OCR": "unlimited-ocr",
+    "deepseek-ai/DeepSeek-OCR-2": "deepseek-ocr-2",
+}
 HUB_CACHE = re.compile(r"models--(?P<id>[^/\\]+)[/\\]snapshots[/\\](?P<commit>[0-9a-f]{7,40})$")
 
 
@@ -92,7 +122,7 @@ class Subject:
     @classmethod
     def of(cls, target: str, folder: Path, *, needs_weights: bool = True) -> Subject:
         label = label_of(target, folder)
-        sizes = {BUILT_IN: BUILT_IN, **{hub_id: size for size, hub_id in RELEASED.items()}}
+        sizes = {BUILT_IN: BUILT_IN, **OCR_HUB_IDS, **{hub_id: size for size, hub_id in RELEASED.items()}}
         named = sizes.get(label.partition(" at ")[0])
         config, fault = None, ""
         try:
@@ -101,8 +131,6 @@ class Subject:
             fault = str(error)
         except (TypeError, ValueError, AttributeError) as error:  # a value of an unexpected type
             fault = f"config.json has a value that cannot be used: {error}"
-        if config is not None:
-            config.require_deepseek_vl2("verify")
         size = named
         if config is not None and named is None:
             nearest, distance = nearest_size(config)
@@ -122,6 +150,11 @@ class Subject:
     def expected(self) -> ModelConfig | None:
         """Return the configuration that the weights must fit: that of the size, or config.json itself without one."""
         return self.config if self.size is None else preset(self.size)
+
+    @property
+    def kind(self) -> ModelKind:
+        """Return which model it is, DeepSeek-VL2 if config.json cannot be used and the name is of no released size."""
+        return "DeepSeek-VL2" if self.expected is None else self.expected.kind
 
     @property
     def quantization(self) -> QuantizationConfig | None:

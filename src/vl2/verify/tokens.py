@@ -16,11 +16,12 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as RawTokenizer
 
 from vl2.errors import UserError
+from vl2.model_kind import ModelKind
 from vl2.process.conversation import Turn, user_turn
 from vl2.process.processor import Processor
-from vl2.process.tokenizer import ASSISTANT, BOS, EOS, GROUNDING, IMAGE, PAD, USER, Tokenizer
+from vl2.process.tokenizer import BOS, EOS, GROUNDING, IMAGE, PAD, Tokenizer
 from vl2.verify.check import GROUPS, Check, listed, number_of, passed_if
-from vl2.verify.subject import VOCABULARIES, Subject
+from vl2.verify.subject import ROLES, VOCABULARIES, Subject, special_tokens
 
 GROUP = GROUPS[2]
 TEXTS = (
@@ -70,10 +71,29 @@ CONVERSATIONS = (
 )
 
 
-def read_raw(path: Path, pad_token: str = PAD) -> RawTokenizer:
+# Prompts that the READMEs of the DeepSeek-OCR family print. They have no template, so the text is the prompt itself.
+PROMPTS = (
+    TemplateCase(name="a question", turns=(user_turn("Free OCR."),), text="Free OCR."),
+    TemplateCase(
+        name="a page for Markdown",
+        turns=(user_turn("<|grounding|>Convert the document to markdown.", [Image.new("RGB", (40, 40))]),),
+        text="<image>\n<|grounding|>Convert the document to markdown.",
+    ),
+    TemplateCase(
+        name="a thing to locate",
+        turns=(user_turn("Locate <|ref|>总金额<|/ref|> in the image.", [Image.new("RGB", (40, 40))]),),
+        text="<image>\nLocate <|ref|>总金额<|/ref|> in the image.",
+    ),
+)
+# Visual tokens of a small picture: 16 x 16 of its view of 1,024 px, a newline after each row except in DeepSeek-OCR-2,
+# and a separator.
+_OCR_VISUAL_TOKENS: dict[ModelKind, int] = {"DeepSeek-OCR": 273, "Unlimited-OCR": 273, "DeepSeek-OCR-2": 257}
+
+
+def read_raw(path: Path, pad_token: str = PAD, kind: ModelKind = "DeepSeek-VL2") -> RawTokenizer:
     """Read a tokenizer.json with the `tokenizers` library, and add special tokens as the released processor does."""
     raw = RawTokenizer.from_file(str(path))
-    for token in (pad_token, IMAGE, *GROUNDING, USER, ASSISTANT):
+    for token in (pad_token, IMAGE, *GROUNDING, *(ROLES if kind == "DeepSeek-VL2" else ())):
         raw.add_special_tokens([AddedToken(token, special=True, normalized=False)])
     return raw
 
@@ -81,15 +101,15 @@ def read_raw(path: Path, pad_token: str = PAD) -> RawTokenizer:
 def check_tokens(subject: Subject) -> list[Check]:
     path = subject.folder / "tokenizer.json"
     try:
-        Tokenizer.from_file(path)
-        raw = read_raw(path)
+        tokenizer = Tokenizer.from_file(path, has_roles=subject.kind == "DeepSeek-VL2")
+        raw = read_raw(path, kind=subject.kind)
     except UserError as error:
         return [Check(group=GROUP, name="tokenizer.json", verdict="fail", found=str(error))]
     return [
         _check_special_ids(subject, raw),
         _check_size(subject, raw),
         _check_template(subject, raw),
-        _check_round_trip(path),
+        _check_round_trip(tokenizer),
         *_own_template(subject),
     ]
 
@@ -114,7 +134,7 @@ def _check_special_ids(subject: Subject, raw: RawTokenizer) -> Check:
     else:
         right = "bos and eos have the ids that config.json says"
     found = f"{len(wrong)} wrong: {wrong[0]}" if wrong else right
-    ids = [f"{token} {raw.token_to_id(token)}" for token in (BOS, EOS, PAD, IMAGE, *GROUNDING, USER, ASSISTANT)]
+    ids = [f"{token} {raw.token_to_id(token)}" for token in special_tokens(subject.kind)]
     details = (*listed(wrong[1:]), "  ".join(ids)) if wrong else ("  ".join(ids),)
     return Check(group=GROUP, name="special tokens", verdict=passed_if(not wrong), found=found, details=details)
 
@@ -134,7 +154,7 @@ def _check_size(subject: Subject, raw: RawTokenizer) -> Check:
         is_right = num_ids <= rows
     if subject.size is not None:
         expected = VOCABULARIES[subject.size].num_ids
-        if num_ids != expected:
+        if expected is not None and num_ids != expected:
             found += f"; {subject.size} has {expected:,} ids"
             is_right = False
     return Check(group=GROUP, name="vocabulary", verdict=passed_if(is_right), found=found)
@@ -143,19 +163,20 @@ def _check_size(subject: Subject, raw: RawTokenizer) -> Check:
 def _check_template(subject: Subject, raw: RawTokenizer) -> Check:
     """Compare our ids of whole conversations with the library's ids of the released template's text."""
     name = "chat template"
+    cases = CONVERSATIONS if subject.kind == "DeepSeek-VL2" else PROMPTS
     try:
         processor = Processor.from_folder(subject.folder)
-        wrong = [line for conversation in CONVERSATIONS if (line := _difference(conversation, processor, raw))]
+        wrong = [line for conversation in cases if (line := _difference(conversation, processor, raw))]
     except UserError as error:
         return Check(group=GROUP, name=name, verdict="fail", found=str(error))
-    found = wrong[0] if wrong else f"{len(CONVERSATIONS)} conversations have the ids of the released template's text"
+    found = wrong[0] if wrong else f"{len(cases)} conversations have the ids of the released template's text"
     return Check(group=GROUP, name=name, verdict=passed_if(not wrong), found=found, details=listed(wrong[1:]))
 
 
 def _difference(conversation: TemplateCase, processor: Processor, raw: RawTokenizer) -> str:
     """Describe the first difference between our ids and the library's ids of a conversation, or return ""."""
     ours = processor.encode(conversation.turns).input_ids.tolist()
-    theirs = released_ids(conversation.text, raw, visual_tokens_of_one_tile(processor))
+    theirs = released_ids(conversation.text, raw, visual_tokens_of_small_image(processor))
     if ours == theirs:
         return ""
     place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
@@ -180,14 +201,18 @@ def released_ids(text: str, raw: RawTokenizer, visual_tokens: int) -> list[int]:
     return ids
 
 
-def visual_tokens_of_one_tile(processor: Processor) -> int:
-    """Return the visual tokens of an untiled image: two grids with a newline after each row, and a separator."""
+def visual_tokens_of_small_image(processor: Processor) -> int:
+    """Return the visual tokens of a small image, which has no tiles or crops.
+
+    DeepSeek-VL2 writes two grids with a newline after each row, and a separator.
+    """
+    if processor.kind != "DeepSeek-VL2":
+        return _OCR_VISUAL_TOKENS[processor.kind]
     side = processor.config.tokens_per_side
     return 2 * side * (side + 1) + 1
 
 
-def _check_round_trip(path: Path) -> Check:
-    tokenizer = Tokenizer.from_file(path)
+def _check_round_trip(tokenizer: Tokenizer) -> Check:
     wrong = [text for text in TEXTS if tokenizer.decode(tokenizer.encode(text)) != text]
     found = f"{number_of(len(TEXTS), 'text')}, with Chinese, Arabic and emoji, come back unchanged"
     if wrong:

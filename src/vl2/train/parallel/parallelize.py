@@ -89,11 +89,6 @@ def check_ranks(recipe: Recipe, num_ranks: int) -> None:
 def check_model(config: ModelConfig, recipe: Recipe, num_ranks: int) -> None:
     """Raise UserError for a model of the DeepSeek-OCR family that cannot be trained as the recipe says."""
     engine = recipe.engine
-    if config.answer_window is not None:
-        raise UserError(
-            f"{config.kind} is not trained here: its attention sees the last {config.answer_window} tokens of an "
-            "answer only, and training has no such window"
-        )
     is_divided = engine.pipeline > 1 or engine.parallel != "replicated" or engine.balance_tiles
     if config.kind != "DeepSeek-VL2" and num_ranks > 1 and is_divided:
         raise UserError(
