@@ -11,25 +11,11 @@
 #include <cmath>
 #include <vector>
 
+#include "int16.h"
 #include "int8.h"
 #include "memory.h"
 
 namespace vl2 {
-
-// How floats become integers of 16 bits. A power of two, for a product with one loses nothing.
-struct PowerScale {
-    float factor;  // times a float, the integer
-    float scale;   // times the integer, the float; NaN where the largest is not finite, so that every output is NaN
-};
-
-// `largest` is bfloat16 without its sign. It becomes at most 32512, of which the high byte is 127: a mantissa of all
-// ones would be one more, and counts as the next power. Zero counts as a tiny number: its power of two must have an
-// inverse.
-inline PowerScale power_scale(uint32_t largest) {
-    const int32_t power = static_cast<int32_t>((std::max(largest, 0x0d80u) + 1) >> 7) - 127;
-    const float scale = largest < 0x7f80 ? bit_cast<float>((127 - 14 + power) << 23) : NAN;
-    return {bit_cast<float>((127 + 14 - power) << 23), scale};
-}
 
 // The high bytes of sixteen integers; the low ones are the lowest bytes. Low bytes have a sign too, hence the 128.
 inline __m512i high_bytes(__m512i integers) {
