@@ -100,7 +100,7 @@ LOOPS = [
 def test_the_inner_loop_of_a_product_is_not_scalar(
     level_name: str, product: str, multiplies: str, weights: int, tmp_path: Path
 ) -> None:
-    """A scalar loop takes at least two instructions a weight: it loads the weight, and multiplies and adds it."""
+    """A scalar loop takes at least three instructions for each weight: two loads and a multiply-add."""
     source, made = tmp_path / "product.cpp", tmp_path / "product.o"
     source.write_text(
         '#include "matmul.h"\n'
@@ -116,7 +116,7 @@ def test_the_inner_loop_of_a_product_is_not_scalar(
     per_weight = [len(loop) / (loop.count(multiplies) * weights) for loop in loops if multiplies in loop]
     assert per_weight, f"no loop has {multiplies}"
     # Loops over several rows of activations take more instructions: each row multiplies by every weight.
-    assert min(per_weight) < 1
+    assert min(per_weight) < 1.5
 
 
 def inner_loops(disassembly: str) -> list[list[str]]:
