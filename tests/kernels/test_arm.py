@@ -1,7 +1,7 @@
 """The kernels for ARM, compiled by a cross compiler and run in an emulator: every level against double precision.
 
-The program arm_program.cpp holds the checks. It also runs for the portable level, which shows that the checks hold
-nothing that only NEON fulfills.
+The programs arm_program.cpp and arm_model_program.cpp hold the checks. The first also runs for the portable level,
+which shows that its checks hold nothing that only NEON fulfills.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 from vl2.kernels import build
 from vl2.kernels.build import ARM_LEVELS, COMMON_FLAGS, MACOS_FLAGS, MAIN, PORTABLE, SOURCES, Level, supported_levels
 
-PROGRAM = Path(__file__).with_name("arm_program.cpp")
+PROGRAM, MODEL_PROGRAM = (Path(__file__).with_name(name) for name in ("arm_program.cpp", "arm_model_program.cpp"))
 COMPILER = shutil.which("aarch64-linux-gnu-g++")
 DISASSEMBLER = shutil.which("aarch64-linux-gnu-objdump")
 EMULATOR = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
@@ -35,29 +35,39 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
 
 
-@pytest.fixture(scope="module", params=LEVELS, ids=lambda level: level.name)
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Level, Path]:
-    """Return a level and the program that checks it."""
-    level, program = request.param, tmp_path_factory.mktemp("arm") / "program"
+def build_and_run(program: Path, level: Level, folder: Path) -> str:
+    """Return what a program of a level prints in the emulator."""
+    made = folder / "program"
+    # With -O1, which compiles faster. The flags of a wheel are those of the test of inner loops below.
     flags = [flag for flag in COMMON_FLAGS if flag not in ("-fPIC", "-shared", "-O3")]
     assert COMPILER is not None
-    done = run(COMPILER, *flags, *level.flags, "-O1", "-I", str(SOURCES), "-o", str(program), str(PROGRAM), "-ldl")
+    assert EMULATOR is not None
+    done = run(COMPILER, *flags, "-O1", *level.flags, "-I", str(SOURCES), "-o", str(made), str(program), "-ldl")
     assert done.returncode == 0, done.stderr[-2000:]
-    return level, program
+    done = run(EMULATOR, "-L", LIBRARIES, "-cpu", PROCESSORS[level.name], str(made))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @needs_tools
 @pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 def test_every_kernel_is_as_exact_as_it_says_and_a_row_has_the_same_bits_in_every_batch(
-    built: tuple[Level, Path],
+    level: Level, tmp_path: Path
 ) -> None:
-    level, program = built
-    assert EMULATOR is not None
-    done = run(EMULATOR, "-L", LIBRARIES, "-cpu", PROCESSORS[level.name], str(program))
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = re.fullmatch(r"(\d+) checks, 0 failures\n", done.stdout)
-    assert found is not None, done.stdout
+    said = build_and_run(PROGRAM, level, tmp_path)
+    found = re.fullmatch(r"(\d+) checks, 0 failures\n", said)
+    assert found is not None, said
     assert int(found[1]) > 50_000
+
+
+@needs_tools
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ARM_LEVELS, ids=lambda level: level.name)
+def test_a_model_decodes_alike_alone_and_in_a_batch_and_reads_a_prompt_as_it_decodes(
+    level: Level, tmp_path: Path
+) -> None:
+    assert build_and_run(MODEL_PROGRAM, level, tmp_path).endswith("0 failures\n")
 
 
 @needs_tools
