@@ -120,6 +120,7 @@ def test_without_instructions_panels_give_the_product_unrounded(
 ) -> None:
     """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
     monkeypatch.setattr(quantized_matmul, "has_int8_products", lambda: False)
+    monkeypatch.setattr(quantized_matmul, "int8_kernels", lambda *_: None)
     monkeypatch.setattr(quantized_matmul, "_has_instructions", lambda kernels, kind: False)
     monkeypatch.setattr(matmul, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)
