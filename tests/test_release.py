@@ -90,14 +90,16 @@ def make_wheel(folder: Path, tag: str, levels: tuple[str, ...], data: set[str]) 
 
 
 ALL_X86 = ("amx", "avx512", "avx2", "portable")
+ALL_ARM = ("neon_bf16", "neon_dotprod", "neon", "portable")
 
 
 @pytest.mark.parametrize(
     ("tag", "levels", "fault"),
     [
         ("py3-none-manylinux_2_27_x86_64.manylinux_2_28_x86_64", ALL_X86, None),
-        ("py3-none-musllinux_1_2_aarch64", ("portable",), None),
-        ("py3-none-macosx_11_0_arm64", ("portable",), None),
+        ("py3-none-musllinux_1_2_aarch64", ALL_ARM, None),
+        ("py3-none-macosx_11_0_arm64", ALL_ARM, None),
+        ("py3-none-macosx_11_0_arm64", ("portable",), "it has kernels for ['portable']"),
         ("py3-none-any", (), None),
         ("py3-none-linux_x86_64", ALL_X86, "auditwheel has not repaired it"),
         ("py3-none-manylinux_2_28_x86_64", ALL_X86[1:], "['amx', 'avx2', 'avx512', 'portable'] are wanted"),

@@ -13,8 +13,8 @@ from pathlib import Path
 
 KERNELS = {
     "x86_64": {"amx", "avx512", "avx2", "portable"},
-    "aarch64": {"portable"},
-    "arm64": {"portable"},
+    "aarch64": {"neon_bf16", "neon_dotprod", "neon", "portable"},
+    "arm64": {"neon_bf16", "neon_dotprod", "neon", "portable"},
     "any": set[str](),
 }
 LIBRARY = "vl2/kernels/lib/libvl2-"

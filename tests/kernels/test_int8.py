@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from vl2.kernels import load_kernels
 from vl2.kernels.library import Library
 from vl2.kernels.matmul import int8_linear, round_rows
-from vl2.kernels.prefill_ops import has_tiles
+from vl2.kernels.prefill_ops import has_row_products
 from vl2.quant.formats import quantize
 from vl2.quant.quantized_matmul import int8_matmul
 
@@ -65,11 +65,11 @@ def test_products_are_those_of_the_plain_way(kernels: Library, M: int, N: int, K
         (97, 4304, 64),  # a last block of sixteen
     ],
 )
-def test_with_and_without_tile_registers_the_bits_are_the_same(
+def test_with_and_without_the_kernel_for_many_rows_the_bits_are_the_same(
     kernels: Library, monkeypatch: pytest.MonkeyPatch, M: int, N: int, K: int, gelu: bool
 ) -> None:
-    if not has_tiles():
-        pytest.skip("this processor has no tile registers")
+    if not has_row_products():
+        pytest.skip("no kernels for many rows")
     x_MK, bias_N, residual_MN = draw(M, K), draw(N, seed=2), draw(M, N, seed=3)
     weight = quantize(draw(N, K, seed=1) * 0.03, "int8")
     for bias, residual in ((bias_N, None), (None, None), (bias_N, residual_MN)):

@@ -15,7 +15,7 @@ from tests.model.configs import small_model
 from vl2.kernels import matmul
 from vl2.kernels.library import VARIABLE
 from vl2.kernels.matmul import MAX_DECODED_ROWS
-from vl2.kernels.prefill_ops import has_tiles
+from vl2.kernels.prefill_ops import has_row_products
 from vl2.model.attention import AttentionMask
 from vl2.model.moe import Experts
 from vl2.quant import quantized_matmul
@@ -77,7 +77,7 @@ def test_the_type_of_many_rows_follows_the_weight_and_the_instructions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`kernels`: None without any, else whether theirs have instructions for bfloat16."""
-    library = None if kernels is None else SimpleNamespace(has_bfloat16_products=kernels)
+    library = None if kernels is None else SimpleNamespace(has_bfloat16_products=kernels, has_row_products=False)
     monkeypatch.setattr(quantized_matmul, "load_kernels", lambda: library)
     monkeypatch.setattr(quantized_matmul, "has_int8_products", lambda: has_int8)
     monkeypatch.setattr(quantized_matmul, "has_bfloat16_products", lambda: True)
@@ -100,9 +100,9 @@ def test_rows_of_requests_that_are_decoded_together_have_the_bits_of_each_alone(
     assert torch.equal(together, alone)
 
 
-@pytest.mark.skipif(not has_tiles(), reason="no tile registers")
+@pytest.mark.skipif(not has_row_products(), reason="no kernels for many rows")
 @pytest.mark.parametrize(("rows", "is_rounded"), [(FEW_PREFILL_ROWS, False), (FEW_PREFILL_ROWS + 1, True)])
-def test_with_tile_registers_more_than_a_few_rows_of_one_prompt_are_rounded(rows: int, is_rounded: bool) -> None:
+def test_with_kernels_for_many_rows_more_than_a_few_rows_of_one_prompt_are_rounded(rows: int, is_rounded: bool) -> None:
     layer = QuantizedLinear.like(nn.Linear(72, 48, bias=False).requires_grad_(False), "int8")
     layer.quantize_from(normal(48, 72))
     layer.to(torch.bfloat16)
@@ -120,6 +120,7 @@ def test_without_instructions_panels_give_the_product_unrounded(
 ) -> None:
     """As little of the weight at a time as can be, one panel and a part of the next, and all of it."""
     monkeypatch.setattr(quantized_matmul, "has_int8_products", lambda: False)
+    monkeypatch.setattr(quantized_matmul, "int8_kernels", lambda *_: None)
     monkeypatch.setattr(quantized_matmul, "_has_instructions", lambda kernels, kind: False)
     monkeypatch.setattr(matmul, "PANEL_BYTES", panel_bytes)
     plain = nn.Linear(72, 41).requires_grad_(False)

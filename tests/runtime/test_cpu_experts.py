@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tests.runtime.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
 from vl2.kernels import prefill_ops as kernels
+from vl2.kernels.build import supported_levels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import layers, moe
 from vl2.quant import modules
@@ -18,7 +19,8 @@ from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.runtime import cpu_modules
 
 QUANTIZED_LEVELS: list[tuple[Kind, str]] = [("int4", level) for level in ROW_LEVELS]
-QUANTIZED_LEVELS += [("int8", level) for level in ROW_LEVELS if level == "amx"]
+INT8_LEVELS = [level.name for level in supported_levels() if level.has_row_products]
+QUANTIZED_LEVELS += [("int8", level) for level in INT8_LEVELS]
 # int4 is made bfloat16; of int8 what enters each product is rounded to 8 bits.
 DISTANCE: dict[Kind, float] = {"int4": 0.01, "int8": 0.025}
 
@@ -107,13 +109,13 @@ def test_quantized_experts_of_many_rows_are_those_they_stand_for(
     assert len(by_kernel) == 2 - is_by_codes, "28 rows an expert are few: int4 is multiplied code by code"
 
 
-@pytest.mark.skipif(("int8", "amx") not in QUANTIZED_LEVELS, reason="no tile registers")
+@pytest.mark.skipif(not INT8_LEVELS, reason="no kernels for many rows")
 @pytest.mark.parametrize(("width", "hidden"), [(160, 64), (96, 224), (128, 32)])
 @torch.no_grad()
 def test_int8_experts_in_tiles_have_the_bits_of_the_products_one_by_one_whatever_is_beside_a_token(
     width: int, hidden: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level("amx"))
+    monkeypatch.setattr(kernels, "load_kernels", lambda: kernels_of_level(INT8_LEVELS[0]))
     monkeypatch.setattr(modules, "FEW_ROWS", 0)  # experts of few rows too are to round them
     num_experts = 5
     experts = QuantizedExperts("int8", num_experts, width, hidden, device=torch.device("cpu"))

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.model.configs import small_config
 from tests.runtime.kernel_case import assert_as_near_as_bfloat16, draw
 from vl2.kernels import load_kernels
-from vl2.kernels.prefill_ops import has_tiles
+from vl2.kernels.prefill_ops import has_row_products
 from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, init_weights
@@ -22,7 +22,7 @@ from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.cpu_modules import counterpart_of
 from vl2.runtime.fused_passes import FusedEncoder
 
-pytestmark = pytest.mark.skipif(not has_tiles(), reason="the pass is for tile registers")
+pytestmark = pytest.mark.skipif(not has_row_products(), reason="the pass is for kernels of many rows")
 
 
 def plain_model() -> VL2:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.model.configs import small_model
 from vl2.kernels import load_kernels
-from vl2.kernels.prefill_ops import has_tiles
+from vl2.kernels.prefill_ops import has_row_products
 from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
@@ -20,7 +20,7 @@ from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.cpu_modules import with_kernels
 from vl2.runtime.fused_passes import FusedLanguage
 
-pytestmark = pytest.mark.skipif(not has_tiles(), reason="the fused prefill is for tile registers")
+pytestmark = pytest.mark.skipif(not has_row_products(), reason="the fused prefill is for kernels of many rows")
 
 # How near: of int4 the call rounds code times scale to bfloat16, where modules meet the codes themselves up to 64 rows.
 NEAR: dict[SchemeName | None, float] = {None: 0.015, "int8": 0.015, "int4": 0.03}

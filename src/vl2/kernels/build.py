@@ -26,13 +26,18 @@ TIMEOUT_S = 300
 class Level:
     """An instruction level: the compiler flags for it, and the CPU flags that a processor must have."""
 
-    name: str
+    name: str  # without a hyphen, which separates it from the hash in a library's name
     flags: tuple[str, ...]  # of the compiler
     needs: frozenset[str]  # names as in /proc/cpuinfo
 
     @property
     def has_bfloat16_products(self) -> bool:
-        return "avx512_bf16" in self.needs
+        return bool(self.needs & {"avx512_bf16", "bf16"})
+
+    @property
+    def has_row_products(self) -> bool:
+        """Whether the kernels multiply many rows by a weight in bfloat16 and in int8 (csrc/gemm.h)."""
+        return bool(self.needs & {"amx_tile", "i8mm"})
 
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")
@@ -47,23 +52,54 @@ X86_LEVELS = (
     Level("avx512", _AVX512, _NEEDS_AVX512),
     Level("avx2", _AVX2, frozenset({"avx2", "fma", "f16c", "bmi2"})),
 )
-PORTABLE = Level("portable", (), frozenset())
+# NEON is part of every 64-bit ARM processor. The flags name the architecture and not a processor: a library may be
+# built on one machine and run on another. ARMv8.2 has the atomic instructions of ARMv8.1, so they are needed too.
+_NEEDS_DOTPROD = frozenset({"asimddp", "atomics"})
+ARM_LEVELS = (
+    Level("neon_bf16", ("-march=armv8.2-a+dotprod+bf16+i8mm",), _NEEDS_DOTPROD | {"bf16", "i8mm"}),
+    Level("neon_dotprod", ("-march=armv8.2-a+dotprod",), _NEEDS_DOTPROD),
+    Level("neon", (), frozenset()),
+)
+PORTABLE = Level("portable", ("-DVL2_PORTABLE",), frozenset())
+# What macOS calls the CPU flags of ARM_LEVELS.
+MACOS_FLAGS = {"FEAT_DotProd": "asimddp", "FEAT_LSE": "atomics", "FEAT_BF16": "bf16", "FEAT_I8MM": "i8mm"}
 
 
 def levels() -> tuple[Level, ...]:
     """Return the levels of this processor architecture, best first."""
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return (*X86_LEVELS, PORTABLE) if is_x86 else (PORTABLE,)
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
+        return (*X86_LEVELS, PORTABLE)
+    return (*ARM_LEVELS, PORTABLE) if machine in ("aarch64", "arm64") else (PORTABLE,)
 
 
 def supported_levels() -> tuple[Level, ...]:
     """Return the levels that this processor supports, best first."""
+    flags = cpu_flags()
+    return tuple(level for level in levels() if level.needs <= flags)
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the CPU flags by the names of /proc/cpuinfo; those of MACOS_FLAGS on macOS, none if they are not told."""
+    if platform.system() == "Darwin":
+        return _macos_flags()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return (PORTABLE,)
-    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-    return tuple(level for level in levels() if level.needs <= flags)
+        return frozenset()
+    told = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(told, []))
+
+
+def _macos_flags() -> frozenset[str]:
+    command = ["/usr/sbin/sysctl", "hw.optional.arm"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return frozenset()
+    told = (line.partition(": ") for line in done.stdout.splitlines())  # such as "hw.optional.arm.FEAT_BF16: 1"
+    present = {name.rpartition(".")[2] for name, _, value in told if value.strip() == "1"}
+    return frozenset(flag for name, flag in MACOS_FLAGS.items() if name in present)
 
 
 def source_hash() -> str:

@@ -2,8 +2,8 @@
 
 A library is searched for in the package, where the installation builds it, and then in the user's cache folder. If
 neither has one that can be opened and there is a C++ compiler, it is built into the cache folder. `VL2_KERNELS=off`
-disables the kernels; `VL2_KERNELS=amx`, `avx512`, `avx2` or `portable` selects an instruction level. If a better level
-is supported by the processor but not available, one warning says so.
+disables the kernels; `VL2_KERNELS=amx`, `avx512`, `avx2`, `neon_bf16`, `neon_dotprod`, `neon` or `portable` selects an
+instruction level. If a better level is supported by the processor but not available, one warning says so.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Library:
 
     def __init__(self, path: Path, level: Level) -> None:
         self.path, self.level, self.has_bfloat16_products = path, level.name, level.has_bfloat16_products
+        self.has_row_products = level.has_row_products
         loaded = ctypes.CDLL(str(path))
         if not loaded.vl2_is_supported():
             raise OSError(f"{path.name} needs instructions that this processor lacks")

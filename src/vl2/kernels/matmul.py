@@ -2,13 +2,13 @@
 
 M rows, K inputs, N outputs.
 
-- bfloat16 with tile registers (AMX): `multiply_rows_in_tiles`, which uses csrc/gemm.h.
+- bfloat16 with tile registers (AMX) or the matrix extensions of NEON: `multiply_rows_in_tiles`, which uses csrc/gemm.h.
 - bfloat16 on a processor without bfloat16 instructions: `linear_in_float32`, one panel of the weight at a time. Most
   desktop processors lack these instructions. PyTorch then emulates the product at a sixth to an eighth of the speed of
   float32 on the same processor (Zen 3, 256 rows: 8 and 61 GFLOP/s). Converting a panel to float32 takes as long as
   multiplying about ten rows by it, so fewer rows are left to PyTorch. Sums are in float32 either way.
-- int8: the rows are rounded to 8 bits and multiplied as integers. With tile registers csrc/gemm.h does this, otherwise
-  csrc/int8.h together with PyTorch's integer product. Both give the same bits.
+- int8: the rows are rounded to 8 bits and multiplied as integers. Where csrc/gemm.h has a kernel it does this,
+  otherwise csrc/int8.h together with PyTorch's integer product. Both give the same bits.
 """
 
 from __future__ import annotations
@@ -182,8 +182,8 @@ def multiply_rows_in_tiles(
 
     All tensors are bfloat16 and contiguous in the last dimension; or the weight is int8 with a scale for each output,
     and the rows of x are rounded to 8 bits. The product is rounded to bfloat16 before the residual is added. The row
-    stride of the result may exceed N. Return None if the kernel does not support the shape, or if the processor has no
-    tile registers.
+    stride of the result may exceed N. Return None if the kernel does not support the shape, or if the processor has
+    neither tile registers nor the matrix extensions of NEON.
     """
     (M, K), N = x_MK.shape, len(weight_NK)
     assert x_MK.dtype == torch.bfloat16, f"the kernels take bfloat16, got {x_MK.dtype}"

@@ -65,6 +65,12 @@ def has_tiles() -> bool:
     return kernels is not None and kernels.level == "amx"
 
 
+def has_row_products() -> bool:
+    """Return whether the loaded kernels multiply many rows by a weight in bfloat16 and int8: with AMX, and on ARM."""
+    kernels = load_kernels()
+    return kernels is not None and kernels.has_row_products
+
+
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, prefix_length: int | None, scale: float) -> Tensor | None:
     """Return the attention output [B, H, S, C], with the C of the values. It is contiguous as [B, S, H, C].
 

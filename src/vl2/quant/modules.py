@@ -19,7 +19,7 @@ from vl2.kernels.library import Library
 from vl2.kernels.matmul import int8_linear_rounded, round_rows
 from vl2.kernels.prefill_ops import swiglu_rows
 from vl2.quant.formats import Kind, Quantized, dequantize, quantize, storage
-from vl2.quant.quantized_matmul import FEW_ROWS, int8_kernels, linear, matmul_few_rows
+from vl2.quant.quantized_matmul import FEW_ROWS, has_int8_products, int8_kernels, linear, matmul_few_rows
 
 ExpertLeaf = Literal["gate_up", "down"]
 
@@ -128,7 +128,8 @@ class QuantizedExperts(HoldsCodes):
         """Return the outputs [N, D] of rows that are sorted by expert; expert e has `counts_E[e]` of them."""
         counts = counts_E.tolist()
         kernels = int8_kernels(x_ND, min(self.width, self.hidden)) if self.kind == "int8" else None
-        if kernels is not None and max(counts, default=0) > FEW_ROWS:
+        # Rounded once for all experts, rows are multiplied by PyTorch, which is slow without 8-bit instructions.
+        if kernels is not None and has_int8_products() and max(counts, default=0) > FEW_ROWS:
             return self._run_int8(kernels, x_ND, counts)
         out_ND = torch.empty_like(x_ND)
         for e, (rows, out) in enumerate(zip(x_ND.split(counts), out_ND.split(counts), strict=True)):

@@ -2,11 +2,13 @@
 
 | weight | rows                               | where                      | activations                            |
 |--------|------------------------------------|----------------------------|----------------------------------------|
-| int8   | over 32; over 8 of a prompt on AMX | CPU, 8-bit instructions    | int8, a scale for each row             |
+| int8   | over 32; over 8 of a prompt (1)    | CPU, 8-bit instructions    | int8, a scale for each row             |
 | int4   | over 64, in bfloat16               | CPU, bfloat16 instructions | bfloat16; the weight is dequantized    |
 | either | 12 or more                         | CPU without these          | float32; dequantized a panel at a time |
 | either | fewer                              | CPU with the kernels       | 16 bits; the kernels read the codes    |
 | either | any                                | no kernels, other devices  | as they are; dequantized in parts      |
+
+(1) With AMX, and with the matrix extensions of NEON.
 
 int8 activations are twice as fast as bfloat16 ones. On a processor without the instructions, float32 panels are ten
 times as fast as kernels that read the codes. "In parts" means about four million weights at a time.
@@ -31,13 +33,14 @@ from vl2.kernels.matmul import (
     matmul,
     matmul_panels,
 )
-from vl2.kernels.prefill_ops import has_tiles
+from vl2.kernels.prefill_ops import has_row_products
 from vl2.kernels.structures import INT8, QUANTIZED, MatrixC
 from vl2.quant.formats import PANEL, Kind, Quantized, dequantize
 
 # Up to this many rows, reading the weight dominates the time, so the activations keep their 16 bits.
 FEW_ROWS = 32
-# The same limit for a prefill on AMX, whose tile registers take 16 rows in the time of one.
+# The same limit for a prefill with AMX, whose tile registers take 16 rows in the time of one, and with the matrix
+# extensions of NEON, where activations of 16 bits take twice the instructions of activations of 8 bits.
 FEW_PREFILL_ROWS = 8
 MADE = 1 << 22  # weights dequantized at a time without the kernels: a whole expert, or a thirtieth of tiny's head
 PANEL_ROWS = 12  # least number of rows at which panels are faster on a processor without the instructions
@@ -71,7 +74,7 @@ def linear(
 
 
 def _few_rows(x: Tensor) -> int:
-    return FEW_ROWS if is_decode_step(x) or not has_tiles() else FEW_PREFILL_ROWS
+    return FEW_ROWS if is_decode_step(x) or not has_row_products() else FEW_PREFILL_ROWS
 
 
 def _linear(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -> Tensor:
@@ -85,7 +88,7 @@ def _linear(x: Tensor, weight: Quantized, N: int, K: int, bias: Tensor | None) -
         is_unpacked = weight.kind == "int4" and x.dtype == torch.bfloat16 and len(x_MK) > MAX_DECODED_ROWS
         if kernels is None:
             return matmul_in_parts(x, weight, N, K, bias)
-        if is_unpacked and kernels.has_bfloat16_products:
+        if is_unpacked and _has_instructions(kernels, "int4"):
             return F.linear(x, dequantize(weight, N, K, x.dtype), bias)
         if len(x_MK) >= PANEL_ROWS and not _has_instructions(kernels, weight.kind):
             return matmul_in_float32(x, weight, N, K, bias)
@@ -126,7 +129,8 @@ def has_int8_products() -> bool:
 
 
 def _has_instructions(kernels: Library, kind: Kind) -> bool:
-    return has_int8_products() if kind == "int8" else kernels.has_bfloat16_products
+    # The kernels dequantize int4, and PyTorch multiplies: on macOS it has no bfloat16 products.
+    return has_int8_products() if kind == "int8" else kernels.has_bfloat16_products and has_bfloat16_products()
 
 
 def matmul_dtype(kind: Kind | None, dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -135,9 +139,10 @@ def matmul_dtype(kind: Kind | None, dtype: torch.dtype, device: torch.device) ->
         return dtype
     if kind is None:
         return dtype if has_bfloat16_products() else torch.float32
-    if kind == "int8" and has_int8_products():
-        return torch.int8
     kernels = load_kernels()
+    has_rows = kernels is not None and kernels.has_row_products and dtype == torch.bfloat16
+    if kind == "int8" and (has_int8_products() or has_rows):
+        return torch.int8
     if kernels is None:
         return dtype  # without kernels, parts of the weight are dequantized to the type of the rows
     return torch.bfloat16 if _has_instructions(kernels, kind) else torch.float32
@@ -153,7 +158,8 @@ def int8_kernels(x: Tensor, N: int, bias: Tensor | None = None) -> Library | Non
     types = {x.dtype} if bias is None else {x.dtype, bias.dtype}
     is_inference = not (torch.is_grad_enabled() and x.requires_grad)
     applies = x.device.type == "cpu" and types == {torch.bfloat16} and N >= LANES and is_inference
-    return load_kernels() if applies and has_int8_products() else None
+    kernels = load_kernels() if applies else None
+    return kernels if kernels is not None and (has_int8_products() or kernels.has_row_products) else None
 
 
 def int8_matmul(x_MK: Tensor, weight: Quantized) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vl2.kernels import describe_kernels, load_kernels
 from vl2.kernels.matmul import has_bfloat16_products
-from vl2.kernels.prefill_ops import has_tiles
+from vl2.kernels.prefill_ops import has_row_products
 from vl2.model import VL2, Cache
 from vl2.model.deep_encoder import DeepEncoder, DeepEncoder2
 from vl2.runtime.cpu_modules import CpuVisionEncoder, with_kernels
@@ -101,8 +101,8 @@ class CpuRunner:
             return
         assert isinstance(vision, CpuVisionEncoder), type(vision)
         try:
-            if kernels is None or not has_tiles():
-                raise Unsupported("this processor has no tile registers")
+            if kernels is None or not has_row_products():
+                raise Unsupported("this processor has no instructions that multiply blocks of rows")
             vision.fused = FusedEncoder(vision, kernels)
         except Unsupported as error:
             self._notes.append(f"tiles are encoded module by module: {error}")

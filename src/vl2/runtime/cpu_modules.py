@@ -377,10 +377,11 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
 def takes(kind: Kind, rows_each: float) -> bool:
     """Return whether the kernel for gated MLPs is used for a quantized weight and so many rows.
 
-    It dequantizes int4 weights to bfloat16, which pays only for enough rows. For int8 weights it needs tile registers.
+    It dequantizes int4 weights to bfloat16, which pays only for enough rows. For int8 weights it needs tile registers
+    or the matrix extensions of NEON.
     """
     if kind == "int8":
-        return kernels.has_tiles()
+        return kernels.has_row_products()
     return rows_each > (FEW_FOR_CODES_WITH_TILES if kernels.has_tiles() else FEW_FOR_CODES)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vl2.config import LanguageConfig
 from vl2.kernels import Library
 from vl2.kernels.matmul import LINE
-from vl2.kernels.prefill_ops import Weights, has_tiles
+from vl2.kernels.prefill_ops import Weights, has_row_products
 from vl2.kernels.structures import (
     BF16,
     INT4,
@@ -227,8 +227,8 @@ class FusedLanguage:
         layers, config = list(self._layers), self._config
         matrices = [m for r in layers for m in (r.query, r.key, r.value, r.output, r.gate, r.up, r.down) if m.outputs]
         matrices += [stack.first for r in layers if r.router for stack in (r.expert_gate, r.expert_up, r.expert_down)]
-        if not has_tiles():
-            return None, "this processor has no tile registers"
+        if not has_row_products():
+            return None, "this processor has no instructions that multiply blocks of rows"
         if config.use_mla:
             return None, "there is no kernel for the latent attention of a prompt"
         if any(m.outputs % LINE or m.inputs % LINE for m in matrices):

@@ -57,17 +57,18 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor 
     """
     rows = x.numel() // x.shape[-1]
     is_many = is_for_kernels(rows, is_decode_step(x), is_plain=is_plain_linear(layer))
-    # PyTorch's fused product raises an error on a CPU without bfloat16 instructions.
-    if is_plain_linear(layer) and is_many and kernels.applies(x, layer.weight) and has_bfloat16_products():
+    if is_plain_linear(layer) and is_many and kernels.applies(x, layer.weight):
         in_tiles = _linear_in_tiles(layer, x, gelu=gelu, residual=residual)
         if in_tiles is not None:
             return in_tiles
-        product = torch.ops.mkldnn._linear_pointwise
-        if residual is not None:
-            added: Tensor = product.binary(x, residual, layer.weight, layer.bias, "add")
-            return added
-        out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
-        return kernels.gelu_(out) if gelu else out
+        # PyTorch's fused product raises an error on a CPU without bfloat16 instructions.
+        if has_bfloat16_products():
+            product = torch.ops.mkldnn._linear_pointwise
+            if residual is not None:
+                added: Tensor = product.binary(x, residual, layer.weight, layer.bias, "add")
+                return added
+            out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
+            return kernels.gelu_(out) if gelu else out
     if isinstance(layer, QuantizedLinear):
         held = layer.quantized, layer.out_features, layer.in_features, layer.bias
         return quantized_linear(x, *held, gelu=gelu, residual=residual)
@@ -78,12 +79,12 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor 
 
 
 def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tensor | None) -> Tensor | None:
-    """Return the same as `linear` by tile registers, or None where it does not apply.
+    """Return the same as `linear` by the kernel for many rows, or None where it does not apply.
 
-    It needs a processor with tile registers, and a contiguous weight whose rows begin on cache lines.
+    It needs tile registers or the matrix extensions of NEON, and a contiguous weight whose rows begin on cache lines.
     """
     library, (N, K) = load_kernels(), layer.weight.shape
-    if library is None or not kernels.has_tiles() or K % LINE or not layer.weight.is_contiguous():
+    if library is None or not library.has_row_products or K % LINE or not layer.weight.is_contiguous():
         return None
     residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
     out_MN = multiply_rows_in_tiles(

@@ -1,8 +1,8 @@
 // Many rows of bfloat16 times a whole weight in bfloat16 or int8, with bias, GELU and residual in the epilogue.
 //
-// In: a RowsProduct, held the same in Python (vl2/kernels/matmul.py). Out: bfloat16 rows, and whether it was done: only
-// AMX has this kernel (gemm_amx.h), elsewhere PyTorch's own products are the fastest. Callers are kernels.cpp,
-// fused_prefill.h and encode.h.
+// In: a RowsProduct, held the same in Python (vl2/kernels/matmul.py). Out: bfloat16 rows, and whether it was done: AMX
+// has this kernel (gemm_amx.h) and so have the matrix extensions of NEON (gemm_neon.h), elsewhere PyTorch's own products
+// are used. Callers are kernels.cpp, fused_prefill.h and encode.h.
 #pragma once
 #include "matmul.h"
 
@@ -33,6 +33,8 @@ inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int6
 
 #if defined(VL2_AMX)
 #include "gemm_amx.h"
+#elif defined(VL2_NEON_BF16)
+#include "gemm_neon.h"
 #else
 
 namespace vl2 {

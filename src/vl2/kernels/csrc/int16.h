@@ -2,8 +2,8 @@
 //
 // In: the largest magnitude of a row (int8) or of a group of 32 inputs (int4). Out: a power of two that fits it, and its
 // inverse. What is bfloat16 loses nothing down to a hundredth of the largest, and below no more than 2^-15 of it. Used
-// by matmul_quantized_avx2.h and matmul_quantized_avx512.h, whose sums are exact: a row has the same bits with both. All
-// is portable.
+// by matmul_quantized_avx2.h and matmul_quantized_avx512.h, whose sums are exact: a row has the same bits with both. And
+// by matmul_quantized_neon.h. All is portable.
 #pragma once
 #include <algorithm>
 #include <cmath>

@@ -1,14 +1,16 @@
 // Weights quantized to int4 and dequantized: what vl2/quant/formats.py does in PyTorch, ten times faster.
 //
 // In: a weight [outputs, inputs] in float32 or bfloat16. Out: codes in panels of sixteen outputs and a half-precision
-// scale for each group of 32 inputs; and back as floats, or with AVX-512 as bfloat16 (int4_avx512.h). Called by
-// kernels.cpp while a checkpoint is loaded, and by fused_prefill.h and prefill_moe_avx512.h, which multiply many rows.
+// scale for each group of 32 inputs; and back as floats, or with bfloat16 products as bfloat16 (int4_avx512.h,
+// int4_neon.h). Called by kernels.cpp while a checkpoint is loaded, and by fused_prefill.h and the files of
+// prefill_moe.h, which multiply many rows.
 // Results are those of formats.py to the bit.
 #pragma once
 #include <algorithm>
 #include <cmath>
 
 #include "matmul.h"
+#include "threads.h"
 
 namespace vl2 {
 
@@ -126,11 +128,26 @@ inline void from_int4(const uint8_t* codes, const uint16_t* scales, int64_t firs
 
 #if defined(VL2_AVX512)
 #include "int4_avx512.h"
-#else
+#elif defined(VL2_NEON_BF16)
+#include "int4_neon.h"
+#endif
 
 namespace vl2 {
 
-inline bool dequantize_int4(const uint8_t*, const uint16_t*, int64_t, int64_t, bf16*, int) { return false; }
+// A whole weight [outputs, inputs] as bfloat16. Whether it was of whole panels and groups, and this machine has a kernel
+// for it; nothing is written where not.
+inline bool dequantize_int4([[maybe_unused]] const uint8_t* codes, [[maybe_unused]] const uint16_t* scales,
+                            int64_t outputs, int64_t inputs, [[maybe_unused]] bf16* out,
+                            [[maybe_unused]] int threads) {
+    if (!HAS_BF16_PRODUCTS || outputs % PANEL || inputs % GROUP) return false;
+#if defined(VL2_AVX512) || defined(VL2_NEON_BF16)
+    const int64_t groups = inputs / GROUP;
+    parallel_for(outputs / PANEL, threads, [&](int64_t panel) {
+        dequantize_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups,
+                         out + panel * PANEL * inputs);
+    });
+#endif
+    return true;
+}
 
 }  // namespace vl2
-#endif

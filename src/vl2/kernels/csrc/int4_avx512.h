@@ -2,11 +2,10 @@
 // bfloat16.
 //
 // In: panels of sixteen rows of codes, and their scales. Out: sixteen rows of bfloat16. Included by int4.h alone; used
-// by prefill_moe_avx512.h panel by panel and by fused_prefill.h for whole weights. A few rows are multiplied by the
+// by prefill_moe_avx512.h panel by panel and by int4.h for whole weights. A few rows are multiplied by the
 // codes themselves, see matmul_quantized_avx512.h.
 #pragma once
 #include "matmul.h"
-#include "threads.h"
 
 namespace vl2 {
 
@@ -45,19 +44,6 @@ inline void dequantize_panel(const uint8_t* codes, const uint16_t* scales, int64
             }
         }
     }
-}
-
-// The whole weight so, [outputs, inputs]. Whether it was of whole panels and groups; nothing is written where it was
-// not.
-inline bool dequantize_int4(const uint8_t* codes, const uint16_t* scales, int64_t outputs, int64_t inputs, bf16* out,
-                            int threads) {
-    if (outputs % PANEL || inputs % GROUP) return false;
-    const int64_t groups = inputs / GROUP;
-    parallel_for(outputs / PANEL, threads, [&](int64_t panel) {
-        dequantize_panel(codes + panel * groups * BLOCK_BYTES, scales + panel * groups * PANEL, groups,
-                     out + panel * PANEL * inputs);
-    });
-    return true;
 }
 
 }  // namespace vl2

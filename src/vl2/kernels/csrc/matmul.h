@@ -72,6 +72,8 @@ inline void for_each_group(const T* row, int64_t inputs, const Step& step) {
 #include "matmul_avx512.h"
 #elif defined(VL2_AVX2)
 #include "matmul_avx2.h"
+#elif defined(VL2_NEON)
+#include "matmul_neon.h"
 #else
 #include "matmul_portable.h"
 #endif

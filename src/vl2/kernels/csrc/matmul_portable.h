@@ -1,4 +1,4 @@
-// `multiply` for machines with neither AVX-512 nor AVX2, such as ARM: plain vectors that the compiler lowers.
+// `multiply` for machines with none of AVX-512, AVX2 and NEON: plain vectors that the compiler lowers.
 //
 // In and out as matmul.h says, which alone includes this. Weights are widened to floats in registers and multiplied
 // with one, two or four rows of activations, which are floats already. A row's sum is made in the same order whatever

@@ -4,8 +4,8 @@
 // In: bfloat16 tokens [tokens, width] after a norm, the router's and the experts' weights. Out: logits, indices and
 // weights [tokens, K] of the chosen experts, and the experts' rows, which `combine_experts` of row_ops.h adds up.
 // Callers are kernels.cpp, for layers that Python runs one step at a time, and fused_prefill.h. Choosing and sorting
-// are portable; logits and MLPs need AVX-512 (prefill_moe_avx512.h): without it the functions return false, and
-// Python's own are used.
+// are portable; logits and MLPs need AVX-512 (prefill_moe_avx512.h) or the matrix extensions of NEON
+// (prefill_moe_neon.h): without them the functions return false, and Python's own are used.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -39,6 +39,8 @@ struct ExpertTask {
 
 #if defined(VL2_AVX512)
 #include "prefill_moe_avx512.h"
+#elif defined(VL2_NEON_BF16)
+#include "prefill_moe_neon.h"
 #else
 
 namespace vl2 {
@@ -51,7 +53,7 @@ inline bool run_float_experts(const ExpertRows&, const std::vector<ExpertTask>&,
 
 #if defined(VL2_AMX)
 #include "prefill_moe_int8_amx.h"
-#else
+#elif !defined(VL2_NEON_BF16)
 
 namespace vl2 {
 
@@ -62,20 +64,21 @@ inline bool run_int8_experts(const ExpertRows&, const std::vector<ExpertTask>&, 
 
 namespace vl2 {
 
-// Vectors of sixteen rows in one task: what is read of a weight, and dequantized of int4, serves 256 rows. With twelve
-// a prompt takes 2 % longer.
-constexpr int64_t MOST_VECTORS = 16;
+// Sixteen rows are a vector of AVX-512, and there are up to so many vectors in one task: what is read of a weight, and
+// dequantized of int4, serves 256 rows. With twelve a prompt takes 2 % longer.
+constexpr int64_t VECTOR_ROWS = 16, MOST_VECTORS = 16;
 
 // The rows of all experts as tasks, the longest first, for all threads to be done at the same time.
 inline std::vector<ExpertTask> expert_tasks(const ExpertRows& e, int threads) {
     std::vector<ExpertTask> tasks;
     for (int64_t expert = 0, first = 0; expert < e.experts; first += e.counts[expert++]) {
-        const int64_t vectors = (e.counts[expert] + LANES - 1) / LANES;
+        const int64_t vectors = (e.counts[expert] + VECTOR_ROWS - 1) / VECTOR_ROWS;
         int64_t parts = (vectors + MOST_VECTORS - 1) / MOST_VECTORS;
         // One MLP for all rows gives every thread the same.
         if (e.experts == 1) parts = std::min(vectors, round_up(parts, threads));
         for (int64_t part = 0; part < parts; part++) {
-            const int64_t row = part * vectors / parts * LANES, end = (part + 1) * vectors / parts * LANES;
+            const int64_t row = part * vectors / parts * VECTOR_ROWS;
+            const int64_t end = (part + 1) * vectors / parts * VECTOR_ROWS;
             tasks.push_back({expert, first + row, std::min(end, e.counts[expert]) - row});
         }
     }
@@ -88,7 +91,7 @@ inline std::vector<ExpertTask> expert_tasks(const ExpertRows& e, int threads) {
 // where it was not.
 inline bool run_experts(const ExpertRows& e, int threads) {
     const bool is_int8 = e.gate.first.kind == INT8;
-    if (!(is_int8 ? HAS_TILES : HAS_AVX512) || e.width % 32 || e.hidden % 32) return false;
+    if (!(is_int8 ? HAS_ROW_PRODUCTS : HAS_BF16_PRODUCTS) || e.width % 32 || e.hidden % 32) return false;
     int64_t used = 0, rows = 0;
     for (int64_t expert = 0; expert < e.experts; expert++) {
         used += e.counts[expert] > 0;

@@ -2,7 +2,7 @@
 //
 // In: floats, bfloat16 or half numbers in memory of any alignment. Out: vectors of LANES floats, their sums and the
 // activations. GCC and Clang lower these vectors to what the machine has, so everything but the products is written
-// once; what an instruction set does better is in simd_avx2.h and simd_avx512.h.
+// once; what an instruction set does better is in simd_avx2.h, simd_avx512.h and simd_neon.h.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -13,10 +13,12 @@
 
 namespace vl2 {
 
-// Sixteen floats fill one register of AVX-512, or four of SSE or NEON. Vectors twice as wide as a register go through
-// memory at every step with AVX2, so there they are half as wide.
+// Sixteen floats fill one register of AVX-512, or four of SSE. Vectors wider than a register go through memory at every
+// step with AVX2 and NEON, so there they are as wide as one.
 #if defined(VL2_AVX2)
 constexpr int LANES = 8;
+#elif defined(VL2_NEON)
+constexpr int LANES = 4;
 #else
 constexpr int LANES = 16;
 #endif
@@ -75,11 +77,13 @@ inline Floats load(const float* from) {
 
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
+#if !defined(VL2_NEON)
 inline Floats load(const bf16* from) {
     Halves halves;
     std::memcpy(&halves, from, sizeof halves);
     return bit_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
 }
+#endif
 
 // Only finite values come here: activations.
 inline void store(bf16* to, Floats value) {
@@ -116,6 +120,8 @@ inline Floats exponential(Floats x) {
 
 #if defined(VL2_AVX2)
 #include "simd_avx2.h"
+#elif defined(VL2_NEON)
+#include "simd_neon.h"
 #else
 
 namespace vl2 {
@@ -138,12 +144,6 @@ inline float sum(Floats value) {
 
 namespace vl2 {
 
-// Store as bfloat16. With AVX-512 numbers too small to be normal become zeros; here they stay.
-inline void store_fast(bf16* to, Floats value) { store(to, value); }
-
-// The lowest byte of each lane.
-inline Bytes lowest_bytes(Ints words) { return __builtin_convertvector(words, Bytes); }
-
 // 1 / (1 + e^-x).
 inline Floats logistic(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
@@ -151,12 +151,22 @@ inline Floats logistic(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 inline Floats fast_silu(Floats x) { return x * logistic(x); }
 inline Floats fast_gelu(Floats x) { return x * logistic(1.5957691216f * (x + 0.044715f * x * x * x)); }
 
+#if !defined(VL2_NEON)
+
+// Store as bfloat16. With AVX-512 numbers too small to be normal become zeros; here they stay.
+inline void store_fast(bf16* to, Floats value) { store(to, value); }
+
+// The lowest byte of each lane.
+inline Bytes lowest_bytes(Ints words) { return __builtin_convertvector(words, Bytes); }
+
 // The product of two bf16 vectors; `n` is a multiple of 16.
 inline float dot(const bf16* a, const bf16* b, int64_t n) {
     Floats total = {};
     for (int64_t i = 0; i < n; i += LANES) total += load(a + i) * load(b + i);
     return sum(total);
 }
+
+#endif
 
 }  // namespace vl2
 #endif
