@@ -25,6 +25,8 @@ from vl2.model.language import LanguageModel
 from vl2.model.mask import AttentionMask
 from vl2.model.moe import Experts, has_grouped_mm, is_aligned
 from vl2.quant.quantize_model import quantization_of
+from vl2.runtime import gpu_kernels
+from vl2.runtime.gpu_modules import with_gpu_kernels
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, new_key
 
@@ -196,15 +198,19 @@ class GraphPool:
 
 
 class CudaGraphRunner:
-    """Decode with CUDA graphs. Other passes run in plain PyTorch: their kernels are large, so launches cost little."""
+    """Decode with CUDA graphs. Other passes run as they are: their kernels are large, so launches cost little.
+
+    All passes use the Triton kernels where these can be used. Quantized weights need them: plain PyTorch would wait for
+    the number of rows of each expert.
+    """
 
     name: ClassVar[str] = "CUDA graphs"
     can_verify = False  # the recorded graphs take one token of each row
 
     def __init__(self, model: VL2) -> None:
         self.key = new_key()
-        self.model = model
-        self._plain = PlainRunner(model)
+        self.model = with_gpu_kernels(model) if gpu_kernels.refusal(model.device) is None else model
+        self._plain = PlainRunner(self.model)
         self._kept: GraphPool | None = None  # a closed pool for reuse
         self._in_use: list[GraphPool] = []
 
@@ -215,22 +221,30 @@ class CudaGraphRunner:
             return f"the model is on {device}"
         if dtype != torch.bfloat16:
             return f"PyTorch's grouped product takes bfloat16, and the model is in {str(dtype).removeprefix('torch.')}"
-        if not has_grouped_mm(torch.cuda.get_device_capability(device), torch.version.hip):
-            return "PyTorch has no grouped product for this card, and would wait for the number of rows of each expert"
+        if has_grouped_mm(torch.cuda.get_device_capability(device), torch.version.hip):
+            return None
+        if (missing := gpu_kernels.refusal(device)) is not None:
+            return (
+                "PyTorch has no grouped product for this card, and would wait for the number of rows of each expert; "
+                f"{missing}"
+            )
         return None
 
     @classmethod
     def refusal(cls, model: VL2) -> str | None:
         if (reason := cls.refusal_on(model.device, model.dtype)) is not None:
             return reason
-        if quantization_of(model) is not None:
-            return "its weights are quantized"
         modules = list(model.language.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             return "a module has a hook, and a graph calls nobody"
+        missing = gpu_kernels.refusal(model.device)
+        if missing is None:
+            return None
+        if quantization_of(model) is not None:
+            return f"its weights are quantized; {missing}"
         experts = (module for module in modules if isinstance(module, Experts))
         if not all(is_aligned(weight_EFD) for module in experts for weight_EFD in module.parameters()):
-            return "the sides of an expert are no multiples of 16 bytes"
+            return f"the sides of an expert are no multiples of 16 bytes; {missing}"
         return None
 
     @property
