@@ -235,3 +235,16 @@ def test_a_batch_that_shrinks_is_decoded_by_graphs() -> None:
     requests = [messages_of("base", case) for case in ("text", "single", "text")]
     replies = vlm.batch(requests, max_new_tokens=6)
     assert [len(reply.token_ids) for reply in replies] == [6, 6, 6]
+
+
+def test_graphs_are_for_powers_of_two_and_the_whole_cache() -> None:
+    assert [cuda.row_counts(rows) for rows in (1, 2, 3, 6, 16)] == [
+        [1],
+        [1, 2],
+        [1, 2, 3],
+        [1, 2, 4, 6],
+        [1, 2, 4, 8, 16],
+    ]
+    assert cuda.position_counts(40) == [40]
+    assert cuda.position_counts(512) == [512]
+    assert cuda.position_counts(3000) == [512, 1024, 2048, 3000]

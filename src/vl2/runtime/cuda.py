@@ -2,8 +2,9 @@
 
 Each replay of a graph does the same work on the same addresses. The decoding step here therefore has fixed shapes and
 addresses: token ids and positions are tensors that are filled before the replay, new keys are scattered to their
-positions, and every row attends through a mask to a fixed number L of cache positions. A graph is recorded when a
-combination of row count and L first occurs, and is kept with its cache.
+positions, and every row attends through a mask to a fixed number L of cache positions. The number of rows and L are
+rounded up to powers of two. A graph is recorded when a combination of both first occurs, or before the first request of
+a server, and is kept with its cache.
 
 The step itself runs on any device, and a test compares it with the plain step. The graph around it needs a GPU; its
 speed has not been measured by this project.
@@ -39,6 +40,19 @@ Replay = Callable[[], Tensor]
 def round_up(positions: int) -> int:
     """Return the least power of two that holds so many positions, at least LEAST_POSITIONS, to record few graphs."""
     return max(LEAST_POSITIONS, 1 << (positions - 1).bit_length())
+
+
+def row_counts(num_rows: int) -> list[int]:
+    """Return the numbers of rows for which there are graphs: the powers of two below `num_rows`, and `num_rows`."""
+    return [1 << exponent for exponent in range((num_rows - 1).bit_length())] + [num_rows]
+
+
+def position_counts(capacity: int) -> list[int]:
+    """Return the numbers of positions for which there are graphs in a cache of this capacity."""
+    counts = []
+    while not counts or counts[-1] < capacity:
+        counts.append(min(round_up(counts[-1] + 1 if counts else 1), capacity))
+    return counts
 
 
 class _ScatteredCache(Cache):
@@ -129,8 +143,8 @@ class Recorder:
 class GraphPool:
     """A pool of the rows of one cache, with the graphs that decode them.
 
-    A step runs all rows up to the last one in use. A row that is not decoded in this step writes to the position after
-    its last one; the next token of that row overwrites it.
+    A step runs at least all rows up to the last one in use. A row that is not decoded in this step writes to the
+    position after its last one; the next token of that row overwrites it.
     """
 
     def __init__(self, runner: CudaGraphRunner, cache: Cache) -> None:
@@ -161,11 +175,20 @@ class GraphPool:
     def clear(self) -> None:
         self.cache.clear()
 
+    def prepare(self) -> None:
+        """Record the graphs of all numbers of rows and positions, while no row is in use."""
+        assert not self._taken, f"{len(self._taken)} rows are in use"
+        # The largest graph first: the smaller ones then find their memory in the pool.
+        for num_rows in reversed(row_counts(self.num_rows)):
+            for num_positions in reversed(position_counts(self.cache.capacity)):
+                unused = [0] * num_rows  # writes to the first position, which a prompt overwrites
+                self._step(unused, unused, unused, num_positions)
+
     def decode(self, token_ids: Sequence[int], rows: Sequence[Cache]) -> Tensor:
         """Append one token to each of B rows and return the float32 logits [B, V] of the next one."""
         needed = 1 + max(row.lengths[0] for row in self._taken.values())
         assert needed <= self.cache.capacity, f"rows of {self.cache.capacity} positions, {needed} are needed"
-        num_rows = 1 + max(self._taken)
+        num_rows = next(count for count in row_counts(self.num_rows) if count > max(self._taken))
         numbers = [self._number(row) for row in rows]
         next_ids, lengths, positions = [0] * num_rows, [0] * num_rows, [0] * num_rows
         for number, row in self._taken.items():
