@@ -15,21 +15,27 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.skipif(os.name != "posix", reason="a bash script")
 def test_parts_give_figures_and_one_that_fails_costs_no_other(tmp_path: Path) -> None:
     settings = {"PYTHON": sys.executable, "DEVICE": "cpu", "SMOKE": "1", "OMP_NUM_THREADS": "1"}
-    parts = {"PARTS": "decode nano train", "INPUTS": str(tmp_path / "none")}
+    parts = {"PARTS": "products decode server ranks nano train", "INPUTS": str(tmp_path / "none")}
     ran = subprocess.run(
         [ROOT / "benchmarks" / "gpu.sh", tmp_path / "out"],
         env={**os.environ, **settings, **parts},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert ran.returncode == 1, ran.stderr
     states = dict(line.split("\t") for line in (tmp_path / "out" / "states.txt").read_text().splitlines())
-    assert states == {"decode": "ok", "nano": "failed with code 1", "train": "ok"}
+    well = ("products", "decode", "server", "ranks", "train")
+    assert states == {**dict.fromkeys(well, "ok"), "nano": "failed with code 1"}
     table = (tmp_path / "out" / "table.md").read_text()
     assert ran.stdout == table
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| ")]
-    assert sum(row[0] == "decode" and row[3] == "tokens/s" and float(row[2]) > 0 for row in rows) == 2
+    # Two batches: of three forms of the weights, of one, and of two ranks and one.
+    for part, unit, count in (("decode", "tokens/s", 6), ("server", "tokens/s", 2), ("ranks", "tokens/s", 4)):
+        assert sum(row[0] == part and row[3] == unit and float(row[2]) > 0 for row in rows) == count, part
+    assert sum(row[0] == "products" and row[3] == "GB/s" and float(row[2]) > 0 for row in rows) == 3
+    held = [float(row[2]) for row in rows if row[0] == "ranks" and row[3] == "GB"]
+    assert held[0] < held[1], "a rank holds a part of the experts"
     assert sum(row[0] == "train" and row[3] == "% MFU" and float(row[2]) > 0 for row in rows) == 6
     assert ["nano", "**failed with code 1**: see nano.log", "", ""] in rows
     assert ["bench", "not run", "", ""] in rows
