@@ -207,6 +207,15 @@ def test_with_triton_graphs_are_for_cards_and_sides_that_pytorch_has_no_grouped_
     assert CudaGraphRunner.refusal(model) is None
 
 
+def test_experts_of_another_kind_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (9, 0))
+    monkeypatch.setattr(gpu_kernels, "refusal", lambda device: None)
+    model = small_model("base").to(torch.bfloat16)
+    layer = next(module for module in model.modules() if isinstance(module, moe.MoE))
+    layer.experts = torch.nn.Sequential(layer.experts)  # type: ignore[assignment]
+    assert "its experts are Sequential" in (CudaGraphRunner.refusal(model) or "")
+
+
 def test_who_follows_a_layer_is_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, (9, 0))
     model = small_model("base").to(torch.bfloat16)

@@ -127,7 +127,8 @@ def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
 
 def run_command(arguments: Sequence[str], parse: Parse) -> None:
     """Parse and run a command. Several processes that torchrun has started run a command that answers together."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    # Some clusters set WORLD_SIZE for every process. torchrun sets the other variable as well.
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "TORCHELASTIC_RUN_ID" not in os.environ:
         parse(arguments).run()
         return
     from vl2.cli.ranks import is_for_ranks, only_first_speaks, run_over_ranks

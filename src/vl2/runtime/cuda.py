@@ -24,7 +24,8 @@ from vl2.errors import memory_errors
 from vl2.model import VL2, Cache
 from vl2.model.language import LanguageModel
 from vl2.model.mask import AttentionMask
-from vl2.model.moe import Experts, has_grouped_mm, is_aligned
+from vl2.model.moe import Experts, MoE, has_grouped_mm, is_aligned
+from vl2.quant.modules import QuantizedExperts
 from vl2.quant.quantize_model import quantization_of
 from vl2.runtime import gpu_kernels
 from vl2.runtime.gpu_modules import with_gpu_kernels
@@ -260,6 +261,9 @@ class CudaGraphRunner:
         modules = list(model.language.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             return "a module has a hook, and a graph calls nobody"
+        stacks = (module.experts for module in modules if isinstance(module, MoE))
+        if (other := next((e for e in stacks if not isinstance(e, Experts | QuantizedExperts)), None)) is not None:
+            return f"its experts are {type(other).__name__}, which may wait, and a graph waits for nothing"
         missing = gpu_kernels.refusal(model.device)
         if missing is None:
             return None
