@@ -50,7 +50,7 @@ def row_counts(num_rows: int) -> list[int]:
 
 def position_counts(capacity: int) -> list[int]:
     """Return the numbers of positions for which there are graphs in a cache of this capacity."""
-    counts = []
+    counts = list[int]()
     while not counts or counts[-1] < capacity:
         counts.append(min(round_up(counts[-1] + 1 if counts else 1), capacity))
     return counts
