@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A day with a GPU in one command: what works on the card, and how fast, in at most 25 minutes.
+# A day with a GPU in one command: what works on the card, and how fast, in at most 30 minutes.
 #
 #   benchmarks/gpu.sh OUT                        # one card
 #   INPUTS=data/nano benchmarks/gpu.sh OUT       # with the built-in model's recipe; experiments/nano/README.md
@@ -7,7 +7,10 @@
 #   DEVICE=cpu SMOKE=1 benchmarks/gpu.sh OUT     # in small, to see whether it runs
 #
 #   parity        logits on the card beside the CPU's
-#   decode        decoding with CUDA graphs and without, at several batches
+#   products      the Triton kernels: whether their products are right, and how fast they read weights
+#   decode        decoding with CUDA graphs and without, in bfloat16, int8 and int4, at several batches
+#   server        the server's engine with several requests at once
+#   ranks         decoding with the experts divided among the cards; skipped where there is one
 #   bench         vl2 bench: encoder, prefill, decoding, first token
 #   transformers  the same beside transformers' layers
 #   train         MFU of a training step of tiny, at several layouts of one card
@@ -20,7 +23,7 @@ out=${1:?"say where the results go: benchmarks/gpu.sh OUT"}
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${PYTHON:-python}
 device=${DEVICE:-cuda}
-parts=${PARTS:-parity decode bench transformers train nano}
+parts=${PARTS:-parity products decode server ranks bench transformers train nano}
 smoke=${SMOKE:-}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
@@ -30,10 +33,17 @@ export PYTHONPATH="$here/src:$here${PYTHONPATH:+:$PYTHONPATH}"
 day() { "$python" benchmarks/gpu_day.py "$@" --out "$out" --device "$device" ${smoke:+--smoke --dtype float32}; }
 
 part_parity() { day parity; }
+part_products() { day products; }
 part_decode() { day decode; }
+part_server() { day server; }
 part_train() { day train; }
 part_bench() { bench bench; }
 part_transformers() { bench transformers --against transformers_parts; }
+
+part_ranks() {
+    "$python" -m torch.distributed.run --standalone --nproc-per-node "$cards" benchmarks/gpu_ranks.py --out "$out" \
+        --device "$device" ${smoke:+--smoke --dtype float32} && day ranks
+}
 
 bench() {
     local name=$1
@@ -51,16 +61,18 @@ part_nano() {
     day nano
 }
 
-# Seconds; together 25 minutes.
-declare -A limit=([parity]=90 [decode]=240 [bench]=270 [transformers]=270 [train]=300 [nano]=300)
+# Seconds; together 30 minutes.
+declare -A limit=([parity]=90 [products]=90 [decode]=300 [server]=60 [ranks]=120 [bench]=270 [transformers]=270 [train]=300 [nano]=300)
 
 # Run a part in a process group of its own, so that nothing of it goes on after its time.
 run_part() {
     export -f day bench "part_$1"
-    export out python device smoke INPUTS NANO_SECONDS
+    export out python device smoke cards INPUTS NANO_SECONDS
     timeout --kill-after 5 "${LIMIT:-${limit[$1]}}" bash -c "part_$1" >"$out/$1.log" 2>&1
 }
 
+# Two processes stand in for cards where a small run is on the CPU.
+cards=$([ "$device" = cpu ] && echo "${smoke:+2}" || "$python" -c 'import torch; print(torch.cuda.device_count())')
 touch "$out/states.txt"
 for part in $parts; do
     if [ -z "${limit[$part]:-}" ]; then
@@ -71,6 +83,9 @@ for part in $parts; do
     if [ "$part" = nano ] && [ -z "${INPUTS:-}" ]; then
         state=skipped
         echo "set INPUTS to the folder of python -m experiments.nano.inputs" >"$out/nano.log"
+    elif [ "$part" = ranks ] && [ "${cards:-1}" -lt 2 ]; then
+        state=skipped
+        echo "there is one device, and the part needs two" >"$out/ranks.log"
     else
         INPUTS=${INPUTS:-} NANO_SECONDS=${NANO_SECONDS:-270}
         echo "gpu.sh: $part, at most ${LIMIT:-${limit[$part]}} s" >&2

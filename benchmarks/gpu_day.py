@@ -1,7 +1,9 @@
 """The parts of `gpu.sh` that no other program has, and the table and plot of all parts.
 
     python benchmarks/gpu_day.py parity --out gpu            # the card against the CPU
-    python benchmarks/gpu_day.py decode --out gpu            # decoding with and without CUDA graphs
+    python benchmarks/gpu_day.py products --out gpu          # the Triton kernels: are they right, and how fast
+    python benchmarks/gpu_day.py decode --out gpu            # decoding with and without CUDA graphs, in every form
+    python benchmarks/gpu_day.py server --out gpu            # the server's engine with several requests at once
     python benchmarks/gpu_day.py train --out gpu             # MFU of a training step of tiny
     python benchmarks/gpu_day.py table --out gpu             # table.md and plot.png of what is in the folder
 
@@ -18,22 +20,23 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from gpu_inference import decode, products, server
+from gpu_settings import Row, Settings, now, random_model
 
 import vl2
 from vl2.checkpoint import load_model
 from vl2.checkpoint.resolve import built_in_folder
-from vl2.config import ModelConfig, preset
+from vl2.config import ModelConfig
 from vl2.data.pack import Packed
 from vl2.dtypes import DTYPES
 from vl2.grid import UNTILED, num_tiles, num_visual_tokens
-from vl2.model import VL2, init_weights
+from vl2.model import VL2
 from vl2.process.processor import Processor
 from vl2.process.sample import IGNORE_ID, collate
-from vl2.runtime import PlainRunner, Runner, choose_runner
 from vl2.synth.scene import Scene
 from vl2.synth.source import generate
 from vl2.train.flops import ForwardCost, measure_rate, step_flops
@@ -43,43 +46,8 @@ from vl2.train.shard import shard
 from vl2.train.stage import Stage
 from vl2.train.step import TrainStep
 
-PARTS = ("parity", "decode", "bench", "transformers", "train", "nano")
-UNITS_PLOTTED = ("tokens/s", "% MFU")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One figure."""
-
-    name: str
-    value: float
-    unit: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The device and the sizes of a run."""
-
-    device: torch.device
-    dtype: torch.dtype
-    size: str
-    batches: tuple[int, ...]
-    num_tokens: int  # decoded
-    context: int  # positions before them
-    seq_len: int  # of a training sequence
-    num_steps: int
-
-    @classmethod
-    def of(cls, device: torch.device, dtype: torch.dtype, *, is_smoke: bool) -> Settings:
-        if is_smoke:
-            return cls(
-                device=device, dtype=dtype, size="nano", batches=(1, 2), num_tokens=4, context=8,
-                seq_len=128, num_steps=1,
-            )  # fmt: skip
-        return cls(
-            device=device, dtype=dtype, size="tiny", batches=(1, 8, 32, 128), num_tokens=128, context=1024,
-            seq_len=4096, num_steps=5,
-        )  # fmt: skip
+PARTS = ("parity", "products", "decode", "server", "ranks", "bench", "transformers", "train", "nano")
+UNITS_PLOTTED = ("tokens/s", "GB/s", "% MFU")
 
 
 def parity(settings: Settings) -> list[Row]:
@@ -109,42 +77,6 @@ def parity(settings: Settings) -> list[Row]:
     if rows[0].value > 0.05 or rows[1].value < 99:
         raise SystemExit(f"float32 does not agree with the CPU: {rows[0]}, {rows[1]}")
     return rows
-
-
-def decode(settings: Settings) -> list[Row]:
-    """Time a decoding step with the runner that is chosen for the model, and with plain PyTorch."""
-    model = random_model(settings).eval()
-    runners: dict[str, Runner] = {}
-    for runner in (choose_runner(model), PlainRunner(model)):
-        runners.setdefault(runner.name, runner)
-    rows = []
-    for batch in settings.batches:
-        for name, runner in runners.items():
-            rate = batch / decode_seconds(runner, batch, settings)
-            rows.append(Row(name=f"{settings.size}, batch {batch}, {name}", value=rate, unit="tokens/s"))
-    return rows
-
-
-@torch.inference_mode()
-def decode_seconds(runner: Runner, batch: int, settings: Settings) -> float:
-    """Return the median seconds of a step that appends one token to each of `batch` rows."""
-    positions = settings.context + settings.num_tokens + 1
-    pool = runner.cache_pool(batch, positions, batch * positions)
-    rows = [pool.take(positions) for _ in range(batch)]
-    vocabulary = runner.model.config.language_config.vocab_size
-    prompt = torch.arange(settings.context, device=settings.device).unsqueeze(0) % vocabulary
-    for row in rows:
-        runner.prefill(runner.model.language.embed(prompt), row)
-    ids = [1 + number % (vocabulary - 1) for number in range(batch)]
-    seconds = []
-    for _ in range(settings.num_tokens):
-        start = now(settings.device)
-        ids = runner.decode(ids, rows, batch).argmax(1).tolist()
-        seconds.append(now(settings.device) - start)
-    for row in rows:
-        pool.give_back(row)
-    pool.close()
-    return statistics.median(seconds[len(seconds) // 4 :])
 
 
 def train(settings: Settings) -> list[Row]:
@@ -247,19 +179,6 @@ def training_pack(config: ModelConfig, settings: Settings) -> Packed:
     )
 
 
-def random_model(settings: Settings, *, dtype: torch.dtype | None = None, device: torch.device | None = None) -> VL2:
-    model = VL2(preset(settings.size))
-    with torch.no_grad():
-        init_weights(model, seed=0)
-    return model.to(dtype or settings.dtype).to(device or settings.device)
-
-
-def now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def bench_rows(file: Path) -> list[Row]:
     """Return the medians of what `vl2 bench --out` wrote, of every contestant."""
     rows = []
@@ -336,9 +255,12 @@ def plot(path: Path, card: str, rows: Sequence[tuple[str, Row]]) -> None:
     plt.close(figure)
 
 
+MEASURED = {"parity": parity, "products": products, "decode": decode, "server": server, "train": train}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("parity", "decode", "train", "bench", "transformers", "nano", "table"))
+    parser.add_argument("part", choices=(*PARTS, "table"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
@@ -352,8 +274,10 @@ def main() -> None:
         rows = bench_rows(arguments.out / f"{arguments.part}.raw.json")
     elif arguments.part == "nano":
         rows = nano_rows(arguments.out / "nano")
+    elif arguments.part == "ranks":
+        rows = [Row(**row) for row in json.loads((arguments.out / "ranks.raw.json").read_text(encoding="utf-8"))]
     else:
-        rows = {"parity": parity, "decode": decode, "train": train}[arguments.part](settings)
+        rows = MEASURED[arguments.part](settings)
     text = json.dumps([asdict(row) for row in rows], indent=2)
     (arguments.out / f"{arguments.part}.json").write_text(text + "\n", encoding="utf-8")
 

@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verify": SHARED | {"process", "checkpoint", "infer", "kernels", "runtime", "bench", "data", "hf", "vl2"},
     "train": SHARED
     | {"model", "process", "quant", "checkpoint", "data", "datasets", "infer", "eval", "lora", "kernels", "runtime"},
+    "expert_parallel": SHARED | {"model", "checkpoint", "runtime", "train"},  # of "train" the ranks
     "plan": SHARED | {"model", "process", "data", "train"},
     # "vl2": the public names
     "cli": SHARED
@@ -99,6 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "vl2",
         "eval",
         "train",
+        "expert_parallel",
         "lora",
         "serve",
         "plan",

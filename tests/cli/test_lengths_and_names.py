@@ -156,7 +156,8 @@ def test_flags_of_a_model_are_the_arguments_of_load_with_its_defaults() -> None:
     assert {name: arguments.get(name, "no such argument") for name in flags.keys() - limits} == {
         name: default for name, default in flags.items() if name not in limits
     }
-    assert arguments.keys() - flags.keys() == {"cache_tokens", "image_options", "limits", "reuse", "progress"}
+    in_python = {"cache_tokens", "image_options", "limits", "reuse", "progress", "load_weights"}
+    assert arguments.keys() - flags.keys() == in_python
 
 
 def test_flags_of_an_answer_are_options_of_generation_with_their_defaults() -> None:

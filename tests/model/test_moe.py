@@ -21,12 +21,12 @@ from vl2.model.moe import (
     Router,
     _grouped_mm,
     _looped_matmul,
-    _use_grouped_mm,
     routing_stats,
     sequences_of_documents,
     sequences_of_rows,
     sort_by_expert,
     update_expert_bias,
+    uses_grouped_mm,
 )
 
 GOLDEN = load_file(REFERENCE / "router" / "router.safetensors")
@@ -151,8 +151,8 @@ def test_a_card_without_a_kernel_for_all_experts_loops_over_those_in_use_unless_
     rows = mock.Mock(dtype=torch.bfloat16, is_cuda=True, device=torch.device("cuda"))
     weight = torch.zeros(4, 24, 16, dtype=torch.bfloat16)
     with torch.no_grad():
-        assert _use_grouped_mm(rows, weight) == asking
-    assert _use_grouped_mm(rows, weight) == training
+        assert uses_grouped_mm(rows, weight) == asking
+    assert uses_grouped_mm(rows, weight) == training
 
 
 @pytest.mark.parametrize("block_rows", [1, 4, 64])

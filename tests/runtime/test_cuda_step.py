@@ -16,8 +16,10 @@ from tests.runtime.recording import Again
 from vl2.infer.prefill import prefill
 from vl2.infer.vlm import VLM
 from vl2.model import VL2, Cache, moe
-from vl2.runtime import PlainRunner, cuda
+from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
+from vl2.runtime import PlainRunner, cuda, gpu_kernels
 from vl2.runtime.cuda import CudaGraphRunner, FixedStep, GraphPool
+from vl2.runtime.gpu_modules import GpuQuantizedExperts
 
 LENGTHS = (7, 3, 11)
 
@@ -97,7 +99,7 @@ def test_nobody_waits_in_a_step(
             step.run()
         assert plain.seen, "a CPU counts how many rows each expert has"
         # As on a card with a kernel for all experts.
-        monkeypatch.setattr(moe, "_use_grouped_mm", lambda x_ND, weight_EFD: True)
+        monkeypatch.setattr(moe, "uses_grouped_mm", lambda x_ND, weight_EFD: True)
         monkeypatch.setattr(moe, "block_rows", lambda x_TD, experts, equal_blocks: 1)
         with Waits() as waits:
             step.run()
@@ -173,6 +175,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: s
     monkeypatch.setattr(VL2, "device", torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(gpu_kernels, "refusal", lambda device: "no Triton in this test")
 
 
 def test_graphs_are_for_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +183,37 @@ def test_graphs_are_for_what_the_kernel_takes(monkeypatch: pytest.MonkeyPatch) -
     assert "bfloat16" in (CudaGraphRunner.refusal(small_model("base")) or ""), "float32"
     # Its experts are 20 wide, 40 bytes of the 16 that the kernel takes at a time.
     assert "16 bytes" in (CudaGraphRunner.refusal(small_model("tiny").to(torch.bfloat16)) or "")
+
+
+@pytest.mark.parametrize("weights", ["int4", "int8"])
+def test_quantized_weights_need_the_kernels_of_triton(weights: SchemeName, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (9, 0))
+    model = small_model("base").to(torch.bfloat16)
+    quantize_model(model, SCHEMES[weights])
+    assert CudaGraphRunner.refusal(model) == "its weights are quantized; no Triton in this test"
+    monkeypatch.setattr(gpu_kernels, "refusal", lambda device: None)
+    assert CudaGraphRunner.refusal(model) is None
+    modules = CudaGraphRunner(model).model.modules()
+    assert any(isinstance(module, GpuQuantizedExperts) for module in modules)
+
+
+def test_with_triton_graphs_are_for_cards_and_sides_that_pytorch_has_no_grouped_product_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, (8, 0))
+    model = small_model("tiny").to(torch.bfloat16)
+    assert (CudaGraphRunner.refusal(model) or "").endswith("no Triton in this test")
+    monkeypatch.setattr(gpu_kernels, "refusal", lambda device: None)
+    assert CudaGraphRunner.refusal(model) is None
+
+
+def test_experts_of_another_kind_are_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, (9, 0))
+    monkeypatch.setattr(gpu_kernels, "refusal", lambda device: None)
+    model = small_model("base").to(torch.bfloat16)
+    layer = next(module for module in model.modules() if isinstance(module, moe.MoE))
+    layer.experts = torch.nn.Sequential(layer.experts)  # type: ignore[assignment]
+    assert "its experts are Sequential" in (CudaGraphRunner.refusal(model) or "")
 
 
 def test_who_follows_a_layer_is_not_passed_by(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,3 +244,16 @@ def test_a_batch_that_shrinks_is_decoded_by_graphs() -> None:
     requests = [messages_of("base", case) for case in ("text", "single", "text")]
     replies = vlm.batch(requests, max_new_tokens=6)
     assert [len(reply.token_ids) for reply in replies] == [6, 6, 6]
+
+
+def test_graphs_are_for_powers_of_two_and_the_whole_cache() -> None:
+    assert [cuda.row_counts(rows) for rows in (1, 2, 3, 6, 16)] == [
+        [1],
+        [1, 2],
+        [1, 2, 3],
+        [1, 2, 4, 6],
+        [1, 2, 4, 8, 16],
+    ]
+    assert cuda.position_counts(40) == [40]
+    assert cuda.position_counts(512) == [512]
+    assert cuda.position_counts(3000) == [512, 1024, 2048, 3000]

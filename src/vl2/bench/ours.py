@@ -26,6 +26,7 @@ from vl2.model import Cache  # noqa: E402
 from vl2.process.conversation import user_turn  # noqa: E402
 from vl2.runtime import explain_choice  # noqa: E402
 from vl2.runtime.cuda import CudaGraphRunner  # noqa: E402
+from vl2.runtime.gpu import GpuKernelRunner  # noqa: E402
 from vl2.timing import wait_for  # noqa: E402
 
 IMPORT_S = time.perf_counter() - STARTED
@@ -110,8 +111,8 @@ class Ours:
                     for logits_V in self.vlm.runner.decode(given, rows, joint_rows(batch)):
                         choose_token(logits_V, options, seen_ids=(), new_ids=(), generator=generator)
 
-            if isinstance(self.vlm.runner, CudaGraphRunner):
-                run()  # the first run records the CUDA graphs
+            if isinstance(self.vlm.runner, CudaGraphRunner | GpuKernelRunner):
+                run()  # the first run records the CUDA graphs and compiles the Triton kernels
                 for row in rows:
                     row.lengths = [context]
             wait_for(model.device)

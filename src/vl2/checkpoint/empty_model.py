@@ -26,8 +26,8 @@ def build_empty(config: ModelConfig, scheme: Scheme | None = None, dtype: torch.
     return model
 
 
-def materialize(model: VL2, dtype: torch.dtype, device: torch.device) -> None:
-    """Replace the model's tensors on the meta device by uninitialized memory on `device`, in place.
+def materialize(model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Replace the tensors of a model, or of a part, on the meta device by uninitialized memory on `device`, in place.
 
     Parameters get `dtype`; buffers, such as the expert bias, keep their own type.
     """

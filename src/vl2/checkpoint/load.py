@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vl2.checkpoint.empty_model import materialize
+from vl2.checkpoint.expert_share import expert_stacks, keep_share
 from vl2.checkpoint.folder import Checkpoint, Progress
 from vl2.checkpoint.in_place import FileViews
 from vl2.checkpoint.names import Place
@@ -62,6 +63,8 @@ def read_model(
     """
     model = checkpoint.build_empty()
     wanted, stored = checkpoint.stored_tensors(model)
+    if policy.experts is not None:
+        wanted, stored = keep_share(model, policy.experts, wanted, stored)
     if policy.quantize is not None:
         allocate_quantized(model, policy.quantize)
     views = FileViews(stored, policy.dtype, file_kind)
@@ -80,7 +83,9 @@ def read_model(
             put(model, place, tensor)
 
     with memory_errors(f"the weights of {checkpoint.folder}"):
-        materialize(model, policy.dtype, policy.device)
+        is_partial = policy.experts is not None and policy.experts.only_experts
+        for part in (experts for _, experts in expert_stacks(model)) if is_partial else (model,):
+            materialize(part, policy.dtype, policy.device)
         fill(wanted, stored, bring_or_put, progress)
     views.mlock()
     if checkpoint.quantization is not None:

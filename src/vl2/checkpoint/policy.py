@@ -8,6 +8,7 @@
 | quantized | answer, CPU                | everything; experts paged if    | what is wanted in another type            |
 |           |                            | memory is short [5]             |                                           |
 | either    | answer, another device     | nothing                         | everything                                |
+| either    | answer, on several ranks   | nothing                         | everything, and its share of the experts  |
 | plain     | train                      | nothing                         | everything                                |
 
 1. A prompt needs only some rows of the table. The head and the chosen experts are read completely for every token,
@@ -31,6 +32,7 @@ from typing import Literal
 
 import torch
 
+from vl2.checkpoint.expert_share import ExpertShare
 from vl2.checkpoint.folder import Checkpoint
 from vl2.checkpoint.machine_memory import MachineMemory, parse_bytes
 from vl2.checkpoint.memory_plan import MemoryPlan
@@ -57,10 +59,12 @@ class LoadOptions:
     context: int | None = None  # tokens of the longest conversation; None for the checkpoint's own
     cache_tokens: int | None = None  # positions of all conversations together; None for one that fills the context
     reuse_bytes: int = 0  # what may be kept of images and prompts
+    experts: ExpertShare | None = None  # the experts of one of several ranks; None for all
 
     def __post_init__(self) -> None:
         check_weights(self.weights)
         is_special = self.weights != AS_STORED or self.adapt is not None or self.memory is not None
+        is_special = is_special or self.experts is not None
         assert self.only_answers or not is_special, f"{self}: for a model that only answers"
 
 
@@ -74,6 +78,7 @@ class Policy:
     quantize: Scheme | None = None  # quantize each plain tensor while it is read
     quantize_at_the_end: Scheme | None = None  # quantize after the adapter has been added
     expert_bytes: int | None = None  # budget of paged experts in bytes; None keeps all experts in memory
+    experts: ExpertShare | None = None  # the experts to load; None for all
 
 
 def check_weights(weights: str) -> None:
@@ -94,6 +99,8 @@ def memory_bytes(memory: str | int | None, device: torch.device) -> int | None:
 
 def choose_policy(checkpoint: Checkpoint, options: LoadOptions) -> Policy:
     """Return how to load a checkpoint. Raise UserError if the options cannot be met or memory is too small."""
+    if options.experts is not None:
+        return _of_share(checkpoint, options)
     if checkpoint.quantization is not None:
         return _of_quantized_files(checkpoint, options)
     dtype, device, is_on_cpu = options.dtype or checkpoint.dtype, options.device, options.device.type == "cpu"
@@ -137,6 +144,27 @@ def _of_quantized_files(checkpoint: Checkpoint, options: LoadOptions) -> Policy:
         )
     expert_bytes = None if plan.total <= memory else plan.experts_within(memory)
     return Policy(dtype=dtype, device=options.device, in_place="everything", expert_bytes=expert_bytes)
+
+
+def _of_share(checkpoint: Checkpoint, options: LoadOptions) -> Policy:
+    """Return how a rank loads its share of the experts. Nothing stays in the files, and memory is not planned."""
+    if options.adapt is not None:
+        raise UserError("an adapter is added into a whole model: start one process, or take a merged checkpoint")
+    if options.memory is not None:
+        raise UserError("memory is bounded in one process only: start without torchrun")
+    if checkpoint.quantization is not None and options.weights not in (AS_STORED, checkpoint.quantization.weights):
+        raise UserError(
+            f"{checkpoint.folder} is quantized to {checkpoint.quantization.weights}: {options.weights} is made of the "
+            "plain checkpoint"
+        )
+    is_plain = options.weights == AS_STORED or checkpoint.quantization is not None
+    return Policy(
+        dtype=options.dtype or checkpoint.dtype,
+        device=options.device,
+        in_place="nothing",
+        quantize=None if is_plain else scheme_named(options.weights),
+        experts=options.experts,
+    )
 
 
 def _check_fits(checkpoint: Checkpoint, plan: MemoryPlan, options: LoadOptions) -> None:

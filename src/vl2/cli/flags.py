@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
+from vl2.cli import ranks
 from vl2.errors import UserError
 from vl2.progress import bytes_bar
 
@@ -119,16 +120,19 @@ class ModelFlags(CheckpointFlags):
 
     def load(self, *, quiet: bool, cache_tokens: int | None = None) -> VLM:
         """Load the model with a progress bar on stderr. `cache_tokens` as in `vl2.load`."""
+        from vl2.checkpoint import load_model
         from vl2.checkpoint.resolve import BUILT_IN
         from vl2.infer.sequence import Limits
         from vl2.infer.vlm import load
 
         self.check()
         folder = self.locate(quiet=quiet)
+        # Under torchrun, the other processes load and run a part of the experts.
+        leader = ranks.leader()
         with bytes_bar(quiet) as progress:
             vlm = load(
                 BUILT_IN if self.model == BUILT_IN else folder,
-                device=self.device,
+                device=self.device if leader is None else str(leader.ranks.device),
                 dtype=self.dtype,
                 weights=self.weights,
                 memory=self.memory,
@@ -138,6 +142,7 @@ class ModelFlags(CheckpointFlags):
                 tiling=self.tiling_rule(),
                 max_tiles=self.max_tiles,
                 progress=progress,
+                load_weights=load_model if leader is None else leader.load,
             )
         vlm.limits = replace(
             vlm.limits, max_context=self.max_context or vlm.limits.max_context, prefill_chunk=self.prefill_chunk

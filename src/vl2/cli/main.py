@@ -33,10 +33,7 @@ def main(arguments: Sequence[str] | None = None, parse: Parse | None = None) -> 
         with brief_spins():
             code = run(sys.argv[1:] if arguments is None else arguments, parse)
     except RankLost as error:
-        with contextlib.suppress(OSError):  # stderr may be closed
-            _print_error(error)
-        # A thread may wait for the lost rank forever.
-        _end_at_once(1)
+        end_in_one_line(error)
     except KeyboardInterrupt:
         code = 130
     if code == 130:
@@ -73,6 +70,13 @@ def _prepare_streams() -> None:
                 stream.reconfigure(errors="backslashreplace")
 
 
+def end_in_one_line(error: RankLost) -> NoReturn:
+    """Print an error and end the process at once, because a thread may wait for the lost rank forever."""
+    with contextlib.suppress(OSError):  # stderr may be closed
+        _print_error(error)
+    _end_at_once(1)
+
+
 def _end_at_once(code: int) -> NoReturn:
     """End the process without the interpreter's shutdown, which would wait for every thread."""
     for stream in (sys.stdout, sys.stderr):
@@ -93,7 +97,7 @@ def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
                 from vl2.cli.parse import parse as parse_vl2
 
                 parse = parse_vl2
-            parse(arguments).run()
+            run_command(arguments, parse)
         sys.stdout.flush()
     except RankLost:
         raise
@@ -119,6 +123,22 @@ def run(arguments: Sequence[str], parse: Parse | None = None) -> int:
         _print_error(UserError(f"cannot write the answer: {error.strerror}"))
         return 1
     return 0
+
+
+def run_command(arguments: Sequence[str], parse: Parse) -> None:
+    """Parse and run a command. Several processes that torchrun has started run a command that answers together."""
+    # Some clusters set WORLD_SIZE for every process. torchrun sets the other variable as well.
+    if os.environ.get("WORLD_SIZE", "1") == "1" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        parse(arguments).run()
+        return
+    from vl2.cli.ranks import is_for_ranks, only_first_speaks, run_over_ranks
+
+    with only_first_speaks():
+        command = parse(arguments)
+    if is_for_ranks(command):
+        run_over_ranks(command)
+    else:
+        command.run()
 
 
 def _code_of(stop: SystemExit) -> int:

@@ -69,7 +69,7 @@ class Serve:
     max_num_seqs: Annotated[int, tyro.conf.arg(aliases=["--max-rows"])] = 16
     """requests prefilled and decoded together"""
     cache_tokens: OptionalInt = None
-    """tokens of all requests under way, prompts and answers; a quarter of --max-num-seqs full contexts by default"""
+    """tokens of all requests under way; by default a quarter of --max-num-seqs full contexts, on CUDA all of them"""
     max_waiting: int = 256
     """requests that may wait; more get a 429"""
     max_images: int = 16
@@ -96,6 +96,7 @@ class Serve:
         from vl2.serve.telemetry import set_up_logs
 
         self.model.check()
+        self._check_ranks()
         if self.vllm_arg and self.engine != "vllm":
             raise UserError("--vllm-arg is for --engine vllm")
         settings = self._settings()
@@ -104,6 +105,19 @@ class Serve:
         set_up_logs(self.log_level)
         backend = self._vllm(settings) if self.engine == "vllm" else self._own(settings)
         run_server(make_app(backend, settings, answer_log), listener)
+
+    def _check_ranks(self) -> None:
+        """Raise UserError for what several processes do not serve, and end the server if another process fails."""
+        from vl2.cli.main import end_in_one_line
+        from vl2.cli.ranks import leader
+
+        if (first := leader()) is None:
+            return
+        if self.engine == "vllm":
+            raise UserError("vLLM starts its own processes: start it without torchrun")
+        if self.lora:
+            raise UserError("adapters beside a model are served by one process only: start without torchrun")
+        first.on_failure = end_in_one_line
 
     def _settings(self) -> ServerSettings:
         from vl2.serve.settings import RequestLimits, ServerSettings
@@ -149,12 +163,15 @@ class Serve:
 
     def _own(self, settings: ServerSettings) -> Backend:
         from vl2.infer.engine.scheduler import EngineLimits
+        from vl2.infer.vlm import choose_device
         from vl2.serve.engine_backend import EngineBackend
 
         context = self.model.context(quiet=self.output.quiet)
         cache_tokens = self.cache_tokens
         if cache_tokens is None:
-            cache_tokens = max(context, self.max_num_seqs * context // 4)
+            # CUDA graphs decode rows of the whole context, so fewer tokens would mean fewer requests at once.
+            share = 1 if choose_device(self.model.device).type == "cuda" else 4
+            cache_tokens = max(context, self.max_num_seqs * context // share)
         limits = EngineLimits(
             max_num_seqs=self.max_num_seqs,
             max_context=context,

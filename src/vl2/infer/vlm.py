@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from vl2.checkpoint import LoadOptions, load_model, locate_checkpoint, save_model
+from vl2.checkpoint.folder import Progress
 from vl2.checkpoint.policy import check_weights, memory_bytes
 from vl2.checkpoint.resolve import BUILT_IN
 from vl2.dtypes import DTYPES
@@ -402,7 +403,8 @@ def load(
     reuse: Reuse | None = None,
     revision: str | None = None,
     offline: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    load_weights: Callable[[Path, LoadOptions, Progress | None], VL2] = load_model,
 ) -> VLM:
     """Load "nano" (built in), "tiny", "small" or "base" (released), a checkpoint folder, or a hub id.
 
@@ -413,6 +415,7 @@ def load(
     whole context, or `cache_tokens` positions of several conversations.
     `adapter` is a folder with a LoRA adapter in PEFT's format, which is merged into the weights.
     `tiling` is "paper", "per-image" or "budget:N"; `max_tiles` allows finer grids than the released nine.
+    `load_weights` reads the weights; the default reads all of them in this process.
     `reuse` limits the memory for encoded images and for prefixes of prompts, by default 64 and 128 MiB.
     Raise UserError for invalid arguments.
     """
@@ -435,7 +438,7 @@ def load(
         cache_tokens=cache_tokens,
         reuse_bytes=reuse.max_bytes,
     )
-    model = load_model(folder, options, progress)
+    model = load_weights(folder, options, progress)
     if on.type == "cpu":
         tune_malloc()
     return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)

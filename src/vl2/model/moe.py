@@ -132,11 +132,11 @@ def swiglu(gate_up_NF: Tensor) -> Tensor:
 
 def grouped_matmul(x_ND: Tensor, weight_EFD: Tensor, counts_E: Tensor) -> Tensor:
     """Multiply each row by the matrix of its expert, [N, F]. Rows are sorted by expert, `counts_E` rows for each."""
-    run = _grouped_mm if _use_grouped_mm(x_ND, weight_EFD) else _looped_matmul
+    run = _grouped_mm if uses_grouped_mm(x_ND, weight_EFD) else _looped_matmul
     return run(x_ND, weight_EFD, counts_E)
 
 
-def _use_grouped_mm(x_ND: Tensor, weight_EFD: Tensor) -> bool:
+def uses_grouped_mm(x_ND: Tensor, weight_EFD: Tensor) -> bool:
     """Tell whether PyTorch's grouped matmul supports these tensors and is faster than a loop over the experts.
 
     On a CPU it is faster if gradients are needed. Without gradients the loop has less memory traffic, because with few

@@ -9,11 +9,13 @@ import torch
 from vl2.model import VL2
 from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.cuda import CudaGraphRunner
+from vl2.runtime.gpu import GpuKernelRunner
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import Runner
 
-RUNNERS: tuple[type[CudaGraphRunner] | type[CpuRunner] | type[PlainRunner], ...] = (
+RUNNERS: tuple[type[CudaGraphRunner] | type[GpuKernelRunner] | type[CpuRunner] | type[PlainRunner], ...] = (
     CudaGraphRunner,
+    GpuKernelRunner,
     CpuRunner,
     PlainRunner,
 )

@@ -35,6 +35,7 @@ from vl2.model.moe import RoutingStats, routing_stats
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
+from vl2.runtime import counterparts
 from vl2.runtime.fused_passes import FusedEncoder, stacks_apart
 from vl2.runtime.linear import CpuLinear, PanelLinear, is_for_kernels, is_plain_linear, linear
 
@@ -55,28 +56,14 @@ def with_kernels(model: VL2) -> VL2:
     return cast(VL2, counterpart_of(model))
 
 
-def counterpart_of(module: nn.Module, *, multiplies: bool = False) -> nn.Module:
-    """Return the counterpart of a module, or the module itself if its class has none.
-
-    With `multiplies` a linear layer becomes a CpuLinear; it is set for children of the classes in MULTIPLYING.
-    """
-    kind = _counterpart(type(module), multiplies=multiplies)
-    if kind is None:
-        return module
-    counterpart: nn.Module = kind.__new__(kind)
-    # Share the module's dictionaries of parameters, buffers and hooks, so that a cast changes both modules.
-    counterpart.__dict__ = dict(module.__dict__)
-    is_multiplying = type(module) in MULTIPLYING
-    counterpart.__dict__["_modules"] = {
-        name: None if child is None else counterpart_of(child, multiplies=is_multiplying)
-        for name, child in module._modules.items()
-    }
-    return counterpart
+def counterpart_of(module: nn.Module) -> nn.Module:
+    """Return the counterpart of a module, or the module itself if its class has none."""
+    return counterparts.counterpart_of(module, _counterpart)
 
 
-def _counterpart(kind: type[nn.Module], *, multiplies: bool) -> type[nn.Module] | None:
+def _counterpart(kind: type[nn.Module], parent: type[nn.Module] | None) -> type[nn.Module] | None:
     if kind is nn.Linear:
-        if multiplies:
+        if parent in MULTIPLYING:
             return CpuLinear
         return None if has_bfloat16_products() else PanelLinear
     return kind if kind in CONTAINERS else COUNTERPARTS.get(kind)

@@ -2,8 +2,9 @@
 
 Each replay of a graph does the same work on the same addresses. The decoding step here therefore has fixed shapes and
 addresses: token ids and positions are tensors that are filled before the replay, new keys are scattered to their
-positions, and every row attends through a mask to a fixed number L of cache positions. A graph is recorded when a
-combination of row count and L first occurs, and is kept with its cache.
+positions, and every row attends through a mask to a fixed number L of cache positions. The number of rows and L are
+rounded up to powers of two. A graph is recorded when a combination of both first occurs, or before the first request of
+a server, and is kept with its cache.
 
 The step itself runs on any device, and a test compares it with the plain step. The graph around it needs a GPU; its
 speed has not been measured by this project.
@@ -23,8 +24,11 @@ from vl2.errors import memory_errors
 from vl2.model import VL2, Cache
 from vl2.model.language import LanguageModel
 from vl2.model.mask import AttentionMask
-from vl2.model.moe import Experts, has_grouped_mm, is_aligned
+from vl2.model.moe import Experts, MoE, has_grouped_mm, is_aligned
+from vl2.quant.modules import QuantizedExperts
 from vl2.quant.quantize_model import quantization_of
+from vl2.runtime import gpu_kernels
+from vl2.runtime.gpu_modules import with_gpu_kernels
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, new_key
 
@@ -37,6 +41,19 @@ Replay = Callable[[], Tensor]
 def round_up(positions: int) -> int:
     """Return the least power of two that holds so many positions, at least LEAST_POSITIONS, to record few graphs."""
     return max(LEAST_POSITIONS, 1 << (positions - 1).bit_length())
+
+
+def row_counts(num_rows: int) -> list[int]:
+    """Return the numbers of rows for which there are graphs: the powers of two below `num_rows`, and `num_rows`."""
+    return [1 << exponent for exponent in range((num_rows - 1).bit_length())] + [num_rows]
+
+
+def position_counts(capacity: int) -> list[int]:
+    """Return the numbers of positions for which there are graphs in a cache of this capacity."""
+    counts = list[int]()
+    while not counts or counts[-1] < capacity:
+        counts.append(min(round_up(counts[-1] + 1 if counts else 1), capacity))
+    return counts
 
 
 class _ScatteredCache(Cache):
@@ -127,8 +144,8 @@ class Recorder:
 class GraphPool:
     """A pool of the rows of one cache, with the graphs that decode them.
 
-    A step runs all rows up to the last one in use. A row that is not decoded in this step writes to the position after
-    its last one; the next token of that row overwrites it.
+    A step runs at least all rows up to the last one in use. A row that is not decoded in this step writes to the
+    position after its last one; the next token of that row overwrites it.
     """
 
     def __init__(self, runner: CudaGraphRunner, cache: Cache) -> None:
@@ -159,11 +176,20 @@ class GraphPool:
     def clear(self) -> None:
         self.cache.clear()
 
+    def prepare(self) -> None:
+        """Record the graphs of all numbers of rows and positions, while no row is in use."""
+        assert not self._taken, f"{len(self._taken)} rows are in use"
+        # The largest graph first: the smaller ones then find their memory in the pool.
+        for num_rows in reversed(row_counts(self.num_rows)):
+            for num_positions in reversed(position_counts(self.cache.capacity)):
+                unused = [0] * num_rows  # writes to the first position, which a prompt overwrites
+                self._step(unused, unused, unused, num_positions)
+
     def decode(self, token_ids: Sequence[int], rows: Sequence[Cache]) -> Tensor:
         """Append one token to each of B rows and return the float32 logits [B, V] of the next one."""
         needed = 1 + max(row.lengths[0] for row in self._taken.values())
         assert needed <= self.cache.capacity, f"rows of {self.cache.capacity} positions, {needed} are needed"
-        num_rows = 1 + max(self._taken)
+        num_rows = next(count for count in row_counts(self.num_rows) if count > max(self._taken))
         numbers = [self._number(row) for row in rows]
         next_ids, lengths, positions = [0] * num_rows, [0] * num_rows, [0] * num_rows
         for number, row in self._taken.items():
@@ -196,15 +222,19 @@ class GraphPool:
 
 
 class CudaGraphRunner:
-    """Decode with CUDA graphs. Other passes run in plain PyTorch: their kernels are large, so launches cost little."""
+    """Decode with CUDA graphs. Other passes run as they are: their kernels are large, so launches cost little.
+
+    All passes use the Triton kernels where these can be used. Quantized weights need them: plain PyTorch would wait for
+    the number of rows of each expert.
+    """
 
     name: ClassVar[str] = "CUDA graphs"
     can_verify = False  # the recorded graphs take one token of each row
 
     def __init__(self, model: VL2) -> None:
         self.key = new_key()
-        self.model = model
-        self._plain = PlainRunner(model)
+        self.model = with_gpu_kernels(model) if gpu_kernels.refusal(model.device) is None else model
+        self._plain = PlainRunner(self.model)
         self._kept: GraphPool | None = None  # a closed pool for reuse
         self._in_use: list[GraphPool] = []
 
@@ -215,22 +245,33 @@ class CudaGraphRunner:
             return f"the model is on {device}"
         if dtype != torch.bfloat16:
             return f"PyTorch's grouped product takes bfloat16, and the model is in {str(dtype).removeprefix('torch.')}"
-        if not has_grouped_mm(torch.cuda.get_device_capability(device), torch.version.hip):
-            return "PyTorch has no grouped product for this card, and would wait for the number of rows of each expert"
+        if has_grouped_mm(torch.cuda.get_device_capability(device), torch.version.hip):
+            return None
+        if (missing := gpu_kernels.refusal(device)) is not None:
+            return (
+                "PyTorch has no grouped product for this card, and would wait for the number of rows of each expert; "
+                f"{missing}"
+            )
         return None
 
     @classmethod
     def refusal(cls, model: VL2) -> str | None:
         if (reason := cls.refusal_on(model.device, model.dtype)) is not None:
             return reason
-        if quantization_of(model) is not None:
-            return "its weights are quantized"
         modules = list(model.language.modules())
         if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
             return "a module has a hook, and a graph calls nobody"
+        stacks = (module.experts for module in modules if isinstance(module, MoE))
+        if (other := next((e for e in stacks if not isinstance(e, Experts | QuantizedExperts)), None)) is not None:
+            return f"its experts are {type(other).__name__}, which may wait, and a graph waits for nothing"
+        missing = gpu_kernels.refusal(model.device)
+        if missing is None:
+            return None
+        if quantization_of(model) is not None:
+            return f"its weights are quantized; {missing}"
         experts = (module for module in modules if isinstance(module, Experts))
         if not all(is_aligned(weight_EFD) for module in experts for weight_EFD in module.parameters()):
-            return "the sides of an expert are no multiples of 16 bytes"
+            return f"the sides of an expert are no multiples of 16 bytes; {missing}"
         return None
 
     @property

@@ -27,6 +27,9 @@ class CachePool(Protocol):
     def give_back(self, row: Cache) -> None:
         """Free a row."""
 
+    def prepare(self) -> None:
+        """Do once, before any row is taken, what would delay the first answers of a server."""
+
     def close(self) -> None:
         """Free all rows."""
 
@@ -101,6 +104,9 @@ class FreshRows:
 
     def give_back(self, row: Cache) -> None:
         row.layers = []
+
+    def prepare(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

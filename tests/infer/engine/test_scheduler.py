@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ import torch
 
 import vl2
 from tests.infer.talkative import load_talkative
+from tests.runtime.recording import count_recordings
 from vl2.errors import UserError
 from vl2.infer.constraint import JsonSchema
 from vl2.infer.engine.request import Job, Output, Task
@@ -20,8 +22,10 @@ from vl2.infer.engine.scheduler import EngineLimits, Scheduler
 from vl2.infer.prefill import Reuse
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, Request
+from vl2.model import Cache
 from vl2.process.conversation import one_question
 from vl2.process.sample import Sample
+from vl2.runtime.cuda import CudaGraphRunner, GraphPool
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 QUESTIONS = [
@@ -293,3 +297,35 @@ def test_what_can_never_run_is_refused_before_it_waits(nano: VLM) -> None:
         EngineLimits(max_context=128, cache_tokens=64)
     with pytest.raises(UserError, match="max_num_seqs must be at most 64"):
         EngineLimits(max_num_seqs=65)
+
+
+def test_a_prepared_engine_decodes_every_batch_size_by_the_graphs_that_it_has(
+    nano: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Prompts of one chunk each and answers of different lengths: the batch grows to three and shrinks to one.
+    texts = ("Hi", "Tell me a story about a dog.", "What is this?")
+    jobs = [job(encode(nano, text), max_new_tokens=8 * (i + 1)) for i, text in enumerate(texts)]
+    expected = [ids(run(scheduler(nano), [one])[0]) for one in jobs]
+
+    recorded = count_recordings("cpu", monkeypatch)
+    graphs = copy.copy(nano)
+    graphs.refresh()
+    assert isinstance(graphs.runner, CudaGraphRunner)
+    replayed: list[int] = []
+    decode = GraphPool.decode
+
+    def watched(pool: GraphPool, token_ids: Sequence[int], rows: Sequence[Cache]) -> torch.Tensor:
+        replayed.append(len(rows))
+        return decode(pool, token_ids, rows)
+
+    monkeypatch.setattr(GraphPool, "decode", watched)
+    engine = scheduler(graphs, max_num_seqs=3, max_context=1024, cache_tokens=3 * 1024)
+    engine.prepare()
+    shapes = {(rows, positions) for rows in (1, 2, 3) for positions in (512, 1024)}
+    assert len(recorded) == len(shapes)
+    assert set(recorded) == shapes
+    assert [ids(outputs) for outputs in run(engine, jobs)] == expected
+    assert set(replayed) == {1, 2, 3}
+    assert len(replayed) == engine.totals.steps
+    assert len(recorded) == len(shapes), "nothing was recorded while requests waited"
+    engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from vl2.errors import UserError
 from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import Scheduler
 
+LOGGER = logging.getLogger("vl2.infer.engine")
 ENGINE_THREAD = "vl2-engine"
 
 Deliver = Callable[[Sequence[tuple[Task, Output]]], None]
@@ -84,6 +86,10 @@ class Engine:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        try:
+            self.scheduler.prepare()
+        except Exception as error:  # the requests will meet it again, and each will be told
+            LOGGER.warning("vl2: the engine could not prepare for its first request: %s", error)
         while self._take_orders():
             outputs = self.scheduler.step()
             if outputs:

@@ -215,11 +215,19 @@ class Scheduler:
     def _num_rows(self) -> int:
         return self.limits.max_num_seqs if self._pool is None else self._pool.num_rows
 
-    def _start(self, task: Task) -> None:
-        sample, adapter = task.job.sample, task.job.adapter
+    @torch.inference_mode()
+    def prepare(self) -> None:
+        """Allocate the cache and record the graphs that decode, where the runner has any, before the first request."""
+        self._open_pool().prepare()
+
+    def _open_pool(self) -> CachePool:
         if self._pool is None:
             self._pool = self._runner.cache_pool(self.limits.max_num_seqs, self._longest, self.limits.cache_tokens)
-        task.cache = self._pool.take(task.num_reserved)
+        return self._pool
+
+    def _start(self, task: Task) -> None:
+        sample, adapter = task.job.sample, task.job.adapter
+        task.cache = self._open_pool().take(task.num_reserved)
         task.prefill = Prefill(
             self._runner_of(adapter),
             sample,
