@@ -49,6 +49,8 @@ class Library:
         )
         self.attend = _function(loaded, "vl2_attend", pointer, number)
         self.attend.restype = number
+        self.attend_windows = _function(loaded, "vl2_attend_windows", pointer, number)
+        self.attend_windows.restype = number
         self.experts = _function(loaded, "vl2_experts", pointer, number)
         self.experts.restype = number
         self.normalize = _function(
@@ -57,7 +59,7 @@ class Library:
         self.layer_norm = _function(
             loaded, "vl2_layer_norm", *(pointer,) * 3, number, number, ctypes.c_double, pointer, number
         )
-        self.gelu = _function(loaded, "vl2_gelu", pointer, number, number)
+        self.activate = _function(loaded, "vl2_activate", pointer, *(number,) * 3)
         self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, *(number,) * 3, pointer, *(number,) * 3)
         self.swiglu_rows = _function(loaded, "vl2_swiglu_rows", pointer, *(number,) * 3, pointer, number)
         self.combine_experts = _function(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill_ops as kernels
+from vl2.kernels.activation import Activation
 from vl2.kernels.matmul import (
     LINE,
     MAX_DECODED_ROWS,
@@ -94,7 +95,7 @@ class CpuBlock(vision.Block):
         qkv = linear(self.attn.qkv, self.norm1(x))
         q, k, v = qkv.unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         x = linear(self.attn.proj, attend_patches(q, k, v).transpose(1, 2).flatten(2), residual=x)
-        return linear(self.mlp.fc2, linear(self.mlp.fc1, self.norm2(x), gelu=True), residual=x)
+        return linear(self.mlp.fc2, linear(self.mlp.fc1, self.norm2(x), activation=Activation.GELU_TANH), residual=x)
 
 
 class CpuVisionEncoder(vision.VisionEncoder):
