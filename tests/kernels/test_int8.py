@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
 from vl2.kernels.activation import Activation, activate

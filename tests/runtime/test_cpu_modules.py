@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tests.model.configs import small_model
 from tests.runtime.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
@@ -194,7 +193,9 @@ def test_the_tanh_gelu_is_that_of_pytorch_and_far_from_zero_the_number_itself_or
     x = x.to(torch.bfloat16)
     y = x.double()
     exact = y * (1.5957691216057308 * (y + 0.044715 * y**3)).sigmoid()  # 1 + tanh(-12) would be rounded
-    torch.testing.assert_close(kernels.activate_(x.clone(), Activation.GELU_TANH).double(), exact, rtol=2**-8, atol=1e-30)
+    torch.testing.assert_close(
+        kernels.activate_(x.clone(), Activation.GELU_TANH).double(), exact, rtol=2**-8, atol=1e-30
+    )
 
 
 @needs_kernels
@@ -203,7 +204,10 @@ def test_gelu_and_quick_gelu_are_as_exact_as_bfloat16() -> None:
     x = torch.cat((torch.linspace(-12, 12, 4099), torch.tensor([-3e38, -1e30, -300.0, 300.0, 1e30, 3e38])))
     x = x.to(torch.bfloat16)
     y = x.double()
-    for activation, factor in ((Activation.GELU, 0.5 * torch.erfc(-y / 2**0.5)), (Activation.QUICK_GELU, (1.702 * y).sigmoid())):
+    for activation, factor in (
+        (Activation.GELU, 0.5 * torch.erfc(-y / 2**0.5)),
+        (Activation.QUICK_GELU, (1.702 * y).sigmoid()),
+    ):
         got = kernels.activate_(x.clone(), activation).double()
         torch.testing.assert_close(got, y * factor, rtol=2**-8 + 1e-3, atol=1e-6)
 

@@ -21,7 +21,7 @@ import torch
 
 from vl2.errors import UserError
 from vl2.kernels.build import Level, build, file_name, find_compiler, supported_levels
-from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PrefillChunkC, StepC
+from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PrefillChunkC, SamC, SamViewsC, StepC
 
 LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
@@ -44,6 +44,8 @@ class Library:
         self.prefill.restype = number
         self.encode = _function(loaded, "vl2_encode", ctypes.POINTER(EncoderC), pointer, *(number,) * 3)
         self.encode.restype = number
+        self.encode_sam = _function(loaded, "vl2_encode_sam", ctypes.POINTER(SamC), ctypes.POINTER(SamViewsC), number)
+        self.encode_sam.restype = number
         self.matmul = _function(
             loaded, "vl2_multiply", ctypes.POINTER(MatrixC), number, pointer, number, pointer, number
         )

@@ -129,7 +129,14 @@ def int8_linear(
         return in_tiles
     rounded, out_MN = round_rows(kernels, x_MK), x_MK.new_empty(len(x_MK), len(codes_NK))
     return int8_linear_rounded(
-        kernels, rounded, codes_NK, scales_N, bias_N=bias_N, activation=activation, residual_MN=residual_MN, out_MN=out_MN
+        kernels,
+        rounded,
+        codes_NK,
+        scales_N,
+        bias_N=bias_N,
+        activation=activation,
+        residual_MN=residual_MN,
+        out_MN=out_MN,
     )
 
 

@@ -101,8 +101,8 @@ def attend_windows(
     """Return attention within windows of square maps, with relative positions as in `vl2.model.sam`, [I, h, w, D].
 
     A row of `qkv_IhwE` is [queries | keys | values] of all heads, E = 3 D. `outside_E` stands for such a row where a
-    window reaches beyond the right and bottom edges. The tables have L = 2 * window - 1 rows; all tensors are contiguous
-    except that rows of `qkv_IhwE` may be farther apart. Return None if the kernel does not support the shape.
+    window reaches beyond the right and bottom edges. The tables have L = 2 * window - 1 rows. All tensors are
+    contiguous, but rows of `qkv_IhwE` may be farther apart. Return None if the kernel does not support the shape.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"

@@ -78,9 +78,7 @@ def linear(
     return activate(out, activation) if residual is None else residual + out
 
 
-def _linear_in_tiles(
-    layer: nn.Linear, x: Tensor, *, activation: Activation, residual: Tensor | None
-) -> Tensor | None:
+def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, activation: Activation, residual: Tensor | None) -> Tensor | None:
     """Return the same as `linear` by tile registers, or None where it does not apply.
 
     It needs a processor with tile registers, and a contiguous weight whose rows begin on cache lines.
