@@ -40,23 +40,37 @@ struct Window {
     int64_t queries() const { return rows() * columns(); }
 
     int64_t patch(int64_t y, int64_t x) const { return (view * a.side + top + y) * a.side + left + x; }
-    // The channels of a place's query, key or value: part 0, 1 or 2.
-    const bf16* at(int64_t part, int64_t y, int64_t x) const {
-        const bool is_inside = top + y < a.side && left + x < a.side;
-        return (is_inside ? a.qkv + patch(y, x) * a.qkv_row : a.outside) + (part * a.heads + head) * a.channels;
-    }
-    const bf16* key(int64_t k) const { return at(1, k / a.window, k % a.window); }
-    const bf16* value(int64_t k) const { return at(2, k / a.window, k % a.window); }
-    const bf16* query(int64_t q) const { return at(0, q / columns(), q % columns()); }
-    bf16* out(int64_t q) const {
-        return a.out + (patch(q / columns(), q % columns()) * a.heads + head) * a.channels;
-    }
-
-    // The vectors of a query's distances to the places of a row of the window, the first place's first, are those of a
-    // reversed table from here on; so for a column.
-    int64_t first_distance_h(int64_t q) const { return a.window - 1 - q / columns(); }
-    int64_t first_distance_w(int64_t q) const { return a.window - 1 - q % columns(); }
     int64_t num_distances() const { return 2 * a.window - 1; }
+    // The values of a place lie so far behind its key, and its key behind its query.
+    int64_t part() const { return a.heads * a.channels; }
+
+    // The queries of all places, in the order of the keys.
+    void list_places(std::vector<const bf16*>& places) const {
+        places.clear();
+        for (int64_t y = 0; y < a.window; y++)
+            for (int64_t x = 0; x < a.window; x++) {
+                const bool is_inside = top + y < a.side && left + x < a.side;
+                places.push_back((is_inside ? a.qkv + patch(y, x) * a.qkv_row : a.outside) + head * a.channels);
+            }
+    }
+};
+
+// A query of a window: where it is, and where its result goes. The vectors of its distances to the places of a row of
+// the window, the first place's first, are those of a reversed table from `first_h` on; so `first_w` for a column.
+struct Query {
+    const bf16* from;
+    bf16* out;
+    int64_t first_h, first_w;
+
+    Query() = default;
+    Query(const Window& window, int64_t q) {
+        const RelativeAttention& a = window.a;
+        const int64_t y = q / window.columns(), x = q % window.columns(), patch = window.patch(y, x);
+        from = a.qkv + patch * a.qkv_row + window.head * a.channels;
+        out = a.out + patch * window.part() + window.head * a.channels;
+        first_h = a.window - 1 - y;
+        first_w = a.window - 1 - x;
+    }
 };
 
 // Channels of a head: the sums of more would not stay in the first cache.

@@ -21,7 +21,9 @@ struct KeyTiles {
     int64_t num_keys, channels;
 
     void pack(const Window& window) {
-        const int64_t C = window.a.channels, count = window.keys();
+        static thread_local std::vector<const bf16*> places;
+        window.list_places(places);
+        const int64_t C = window.a.channels, count = window.keys(), part = window.part();
         channels = round_up(C, ROW);
         num_keys = round_up(count, ROW);
         keys.resize(num_keys * channels);
@@ -29,12 +31,12 @@ struct KeyTiles {
         for (int64_t k = 0; k < num_keys; k++)
             for (int64_t c = 0; c < channels; c += ROW)
                 _mm512_store_si512(key_tile(k / LANES, c / ROW) + k % LANES * ROW,
-                                   k < count ? load_part(window.key(k) + c, C - c) : _mm512_setzero_si512());
+                                   k < count ? load_part(places[k] + part + c, C - c) : _mm512_setzero_si512());
         for (int64_t k = 0; k < num_keys; k += LANES)
             for (int64_t c = 0; c < channels; c += ROW) {
                 __m512i block[16];  // of a key each, then of a pair of channels each
                 for (int64_t i = 0; i < LANES; i++)
-                    block[i] = k + i < count ? load_part(window.value(k + i) + c, C - c) : _mm512_setzero_si512();
+                    block[i] = k + i < count ? load_part(places[k + i] + 2 * part + c, C - c) : _mm512_setzero_si512();
                 transpose(block);
                 for (int64_t i = 0; i < LANES; i++) {
                     bf16* to = value_tile((c + 2 * i) / LANES, k / ROW) + 2 * i % LANES * ROW + k % ROW;
@@ -66,18 +68,16 @@ struct PackedDistances {
 // Up to 32 queries of a head: their rows, their products with the distances, and the biases by place and query.
 class QueryTile {
    public:
+    // The last is repeated where there are fewer.
     void pack(const Window& window, int64_t first, int64_t count) {
         const int64_t C = window.a.channels;
         channels_ = round_up(C, 32);
         rows_.resize(TILE_QUERIES * channels_);
         pairs_.resize(channels_);
         for (int64_t i = 0; i < TILE_QUERIES; i++) {
-            const int64_t q = first + std::min(i, count - 1);  // the last is repeated
-            const bf16* query = window.query(q);
+            queries_[i] = i < count ? Query(window, first + i) : queries_[count - 1];
             for (int64_t c = 0; c < channels_; c += 32)
-                _mm512_store_si512(&rows_[i * channels_ + c], load_part(query + c, C - c));
-            first_h_[i] = window.first_distance_h(q);
-            first_w_[i] = window.first_distance_w(q);
+                _mm512_store_si512(&rows_[i * channels_ + c], load_part(queries_[i].from + c, C - c));
         }
         pack_pairs(TILE_QUERIES, channels_, [&](int64_t i) { return &rows_[i * channels_]; }, pairs_.data()->words);
     }
@@ -86,21 +86,23 @@ class QueryTile {
 
     // The biases of so many rows or columns of the window, times a factor.
     void make_row_biases(PackedDistances& distances, int64_t places, float factor, float* biases) {
-        make_biases(distances, places, factor, first_h_, biases);
+        make_biases(distances, places, factor, &Query::first_h, biases);
     }
     void make_column_biases(PackedDistances& distances, int64_t places, float factor, float* biases) {
-        make_biases(distances, places, factor, first_w_, biases);
+        make_biases(distances, places, factor, &Query::first_w, biases);
     }
+    bf16* out(int64_t i) const { return queries_[i].out; }
 
    private:
     int64_t channels_ = 0;
     AlignedVector<bf16> rows_;       // [32][channels]
     std::vector<Line> pairs_;        // [pair of channels][32]
     AlignedVector<float> products_;  // [32][distance]
-    int64_t first_h_[TILE_QUERIES], first_w_[TILE_QUERIES];
+    Query queries_[TILE_QUERIES];
 
     // biases [place][32]: the product of each query with the distance that many after its `first`.
-    void make_biases(PackedDistances& distances, int64_t places, float factor, const int64_t* first, float* biases) {
+    void make_biases(PackedDistances& distances, int64_t places, float factor, int64_t Query::*first,
+                     float* biases) {
         const int64_t count = distances.count;
         products_.resize(TILE_QUERIES * count + LANES);  // a vector may begin at the last
         const auto nothing = [] {};
@@ -112,7 +114,7 @@ class QueryTile {
             for (int64_t place = 0; place < places; place += LANES) {
                 __m512i block[16];  // of a query each, then of a place each
                 for (int64_t i = 0; i < LANES; i++)
-                    block[i] = _mm512_loadu_si512(&products_[(v + i) * count + first[v + i] + place]);
+                    block[i] = _mm512_loadu_si512(&products_[(v + i) * count + queries_[v + i].*first + place]);
                 transpose(block);
                 for (int64_t i = 0; i < LANES; i++)
                     _mm512_store_ps(biases + (place + i) * TILE_QUERIES + v,
@@ -329,7 +331,7 @@ inline void attend_window(const Window& window, int64_t begin, int64_t end) {
             if (k > 0) softmax.take(before, TILE_KEYS);
             if (k + TILE_KEYS == tiles.num_keys) softmax.take(now, window.keys() - k);
         }
-        softmax.finish(count, channels, [&](int64_t i) { return window.out(first + i); });
+        softmax.finish(count, channels, [&](int64_t i) { return tile.out(i); });
     }
 }
 

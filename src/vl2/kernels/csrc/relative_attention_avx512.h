@@ -23,11 +23,13 @@ inline void attend_window(const Window& window, int64_t begin, int64_t end) {
     static thread_local PackedHead head, distances_h, distances_w;
     static thread_local AlignedVector<float> scores, by_row, by_column;
     static thread_local AlignedVector<bf16> weights;
+    static thread_local std::vector<const bf16*> places;
     const RelativeAttention& a = window.a;
     const int64_t keys = window.keys(), last = window.num_distances() - 1;
+    window.list_places(places);
     head.pack(
-        keys, a.channels, a.channels, [&](int64_t k) { return window.key(k); },
-        [&](int64_t k) { return window.value(k); });
+        keys, a.channels, a.channels, [&](int64_t k) { return places[k] + window.part(); },
+        [&](int64_t k) { return places[k] + 2 * window.part(); });
     distances_h.pack_keys(last + 1, a.channels, [&](int64_t i) { return a.along_h + (last - i) * a.channels; });
     distances_w.pack_keys(last + 1, a.channels, [&](int64_t i) { return a.along_w + (last - i) * a.channels; });
     const int64_t width = head.key_blocks * KEY_BLOCK, distances = distances_h.key_blocks * KEY_BLOCK;
@@ -42,19 +44,21 @@ inline void attend_window(const Window& window, int64_t begin, int64_t end) {
         bf16* out[QUERY_TILE];
         for (int64_t q = 0; q < count; q += QUERY_BLOCK) {
             const int64_t some = std::min<int64_t>(QUERY_BLOCK, count - q);
+            Query asked[QUERY_BLOCK];
             const bf16* queries[QUERY_BLOCK];
-            for (int64_t m = 0; m < QUERY_BLOCK; m++)
-                queries[m] = window.query(first + q + std::min(m, some - 1));  // a short tile repeats its last
+            for (int64_t m = 0; m < QUERY_BLOCK; m++) {
+                asked[m] = Query(window, first + q + std::min(m, some - 1));  // a short tile repeats its last
+                queries[m] = asked[m].from;
+            }
             attention_scores<QUERY_BLOCK>(head, queries, head.key_blocks, scale, scores.data(), width);
             attention_scores<QUERY_BLOCK>(distances_h, queries, distances_h.key_blocks, 1, by_row.data(), distances);
             attention_scores<QUERY_BLOCK>(distances_w, queries, distances_w.key_blocks, 1, by_column.data(), distances);
             for (int64_t m = 0; m < some; m++) {
-                const int64_t query = first + q + m;
-                add_biases(&by_row[m * distances + window.first_distance_h(query)],
-                           &by_column[m * distances + window.first_distance_w(query)], a.window, &scores[m * width]);
+                add_biases(&by_row[m * distances + asked[m].first_h], &by_column[m * distances + asked[m].first_w],
+                           a.window, &scores[m * width]);
                 totals[q + m] = softmax_to_bf16(&scores[m * width], keys, round_up(keys, LANES),
                                                 &weights[(q + m) * width]);
-                out[q + m] = window.out(query);
+                out[q + m] = asked[m].out;
             }
         }
         with_constant<MOST_RELATIVE_CHANNELS / LANES>(head.value_width / LANES, [&](auto vectors) {
