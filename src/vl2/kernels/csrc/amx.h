@@ -115,9 +115,9 @@ struct BlockPair {
 };
 
 // Two blocks of sixteen outputs, or with B = 1 the first, for V vectors of sixteen rows, 1 or 2: sums [16][stride] of
-// each block. They begin with what is at `start`, laid out the same, or with zeros where that is null. `x` holds pairs of
-// channels, `stride` words from one to the next; `width` channels are added up, a multiple of 32. `between` is called
-// with every 32 of them, to prefetch what comes next: a tile reads sixteen places far apart, which no processor
+// each block. They begin with what is at `start`, laid out the same, or with zeros where that is null. `x` holds pairs
+// of channels, `stride` words from one to the next; `width` channels are added up, a multiple of 32. `between` is
+// called with every 32 of them, to prefetch what comes next: a tile reads sixteen places far apart, which no processor
 // foresees.
 template <int V, int B = 2, class Between>
 void multiply_blocks(const uint32_t* x, int64_t stride, const BlockPair& weight, int64_t width, float* sums_one,

@@ -58,7 +58,8 @@ class BlockPass {
     // apart, and returns whether it did. Whether the shapes were within what the kernels do.
     template <class Attend>
     bool run(const EncoderBlock& block, bf16* x, const Attend& attend) const {
-        const int64_t D = width_, qkv_row = round_up(3 * D, LINE), hidden_row = round_up(block.fc1.weight.outputs, LINE);
+        const int64_t D = width_, qkv_row = round_up(3 * D, LINE);
+        const int64_t hidden_row = round_up(block.fc1.weight.outputs, LINE);
         const auto multiply = [&](const BiasedMatrix& layer, const bf16* from, int64_t from_row, bf16* to,
                                   int64_t to_row, int64_t activation, const bf16* residual) {
             return multiply_by(layer, from, rows_, from_row, to, to_row, activation, residual, threads_);

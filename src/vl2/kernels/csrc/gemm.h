@@ -27,7 +27,8 @@ struct RowsProduct {
 inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int64_t x_stride, bf16* out,
                               int64_t out_stride) {
     const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
-    return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, NO_ACTIVATION, nullptr, out, out_stride};
+    return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, NO_ACTIVATION, nullptr, out,
+            out_stride};
 }
 
 }  // namespace vl2

@@ -52,19 +52,19 @@ inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* cod
                   [&](int64_t r) { scales[r] = to_int8_row(x + r * width, width, codes + r * width); });
 }
 
-// A sum times the row's scale and the column's, plus the bias, zero where there is none, and the activation of that. One
-// expression: the compiler then makes the last product and the sum one instruction everywhere, and all that use it have
-// the same bits.
+// A sum times the row's scale and the column's, plus the bias, zero where there is none, and the activation of that.
+// One expression: the compiler then makes the last product and the sum one instruction everywhere, and all that use it
+// have the same bits.
 inline Floats dequantize_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, int64_t activation) {
     const Floats value = __builtin_convertvector(sum, Floats) * row_scale * column_scale + bias;
     return activation ? activate(rounded(value), activation) : value;
 }
 
-// out = sums * the row's scale * the column's + bias; the activation of that, rounded, where there is one; and that, rounded,
-// added to `residual` [rows, width] where there is one.
+// out = sums * the row's scale * the column's + bias; the activation of that, rounded, where there is one; and that,
+// rounded, added to `residual` [rows, width] where there is one.
 inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                            const float* column_scales, const bf16* bias, int64_t activation, const bf16* residual, bf16* out,
-                            int threads) {
+                            const float* column_scales, const bf16* bias, int64_t activation, const bf16* residual,
+                            bf16* out, int threads) {
     parallel_rows(rows, 8, threads, [&](int64_t r) {
         for (int64_t first = 0; first < width; first += LANES) {
             // The last lanes of a row begin earlier, over some that are done: the same numbers once more.

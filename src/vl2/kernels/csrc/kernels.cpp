@@ -95,8 +95,8 @@ void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes,
 
 // `width` is at least 16; `bias` and `residual` may be null.
 void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                         const float* column_scales, const bf16* bias, int64_t activation, const bf16* residual, bf16* out,
-                         int64_t threads) {
+                         const float* column_scales, const bf16* bias, int64_t activation, const bf16* residual,
+                         bf16* out, int64_t threads) {
     from_int32_sums(sums, rows, width, row_scales, column_scales, bias, activation, residual, out,
                     static_cast<int>(threads));
 }

@@ -4,8 +4,8 @@
 // learned vectors of the distances (RelativeAttention, held the same in vl2/kernels/prefill_ops.py). Out: bfloat16 rows
 // of all heads, and whether it was done: there are kernels for AVX-512 and AMX, elsewhere PyTorch's attention is used.
 // Callers are kernels.cpp and sam.h. To the score of a query and a key are added the products of the query with the
-// vector of their distance in rows and with that in columns. No matrix of scores or biases is made: a thread holds those
-// of a few queries. All sums are float32. A query's result depends on the patches of its window alone, neither on other
+// vector of their distance in rows and with that in columns. No matrix of scores or biases is made: a thread holds
+// those of a few queries. All sums are float32. A query's result depends on the patches of its window alone, neither on other
 // views nor on the number of threads.
 #pragma once
 #include <algorithm>

@@ -1,8 +1,8 @@
 // Some queries of one head of a window in tile registers, two vectors of sixteen queries at a time.
 //
-// In and out as relative_attention.h says, which alone includes this. Lanes are queries all along. The scores of 32 keys
-// begin with the biases of their columns, which a tile takes as its first sums; those of their rows are added to what
-// the powers are made of. Scores become powers right after the next 32 keys were multiplied, beside which the vectors
+// In and out as relative_attention.h says, which alone includes this. Lanes are queries all along. The scores of 32
+// keys begin with the biases of their columns, which a tile takes as its first sums; those of their rows are added to
+// what the powers are made of. Scores become powers right after the next 32 keys were multiplied, beside which the vectors
 // work, and some hundred powers at a time are multiplied with the values. Powers are taken relative to a score that was
 // the largest when it was chosen, and another is chosen only where a later score is far above it: the sums are seldom
 // scaled.
@@ -21,9 +21,14 @@ struct KeyTiles {
     int64_t num_keys, channels;
 
     void pack(const Window& window) {
-        static thread_local std::vector<const bf16*> places;
-        window.list_places(places);
+        window.list_places(places_);
+        const bf16* const* const places = places_.data();
         const int64_t C = window.a.channels, count = window.keys(), part = window.part();
+        // Rows of one head lie pages apart. Without this each would be waited for.
+        for (int64_t k = 0; k < count; k++)
+            for (int64_t p = 0; p < 3; p++)
+                for (int64_t c = 0; c < C; c += LINE_BYTES / sizeof(bf16))
+                    _mm_prefetch(reinterpret_cast<const char*>(places[k] + p * part + c), _MM_HINT_T1);
         channels = round_up(C, ROW);
         num_keys = round_up(count, ROW);
         keys.resize(num_keys * channels);
@@ -47,6 +52,9 @@ struct KeyTiles {
     }
     bf16* key_tile(int64_t block, int64_t step) { return &keys[(block * (channels / ROW) + step) * NUMBERS]; }
     bf16* value_tile(int64_t block, int64_t step) { return &values[(block * (num_keys / ROW) + step) * NUMBERS]; }
+
+   private:
+    std::vector<const bf16*> places_;
 };
 
 // A table of distances, reversed, in pairs of channels: [pair of channels][distance].
@@ -123,8 +131,8 @@ class QueryTile {
     }
 };
 
-// Products of two blocks of sixteen rows in tiles, `apart` numbers from one tile to the block's next, with 32 columns of
-// pairs: sums [2][16][32], which begin with what is at `start`, one place for each block; null: with zeros.
+// Products of two blocks of sixteen rows in tiles, `apart` numbers from one tile to the block's next, with 32 columns
+// of pairs: sums [2][16][32], which begin with what is at `start`, one place for each block; null: with zeros.
 inline void multiply_tiles(const bf16* one, const bf16* two, int64_t apart, const uint32_t* pairs, int64_t steps,
                            const float* start_one, const float* start_two, float* sums) {
     constexpr int64_t SUM_ROW = 4 * TILE_QUERIES, STEP_WORDS = LANES * TILE_QUERIES;
@@ -296,43 +304,61 @@ class RelativeSoftmax {
     }
 };
 
+// What a thread keeps for its next window: new memory would be cleared first, each time.
+class WindowAttention {
+   public:
+    // Queries `begin` to `end` of a window. Not inlined: the compiler would look up where the thread's memory lies at
+    // each step.
+    __attribute__((noinline)) void run(const Window& window, int64_t begin, int64_t end) {
+        const TileRegisters registers;
+        const int64_t side = window.a.window, places = round_up(side, LANES);
+        tiles_.pack(window);
+        distances_h_.pack(window.a.along_h, window);
+        distances_w_.pack(window.a.along_w, window);
+        row_biases_.resize(places * TILE_QUERIES);
+        column_biases_.resize((places + LANES) * TILE_QUERIES);
+        scores_.resize(2 * TILE_KEYS * TILE_QUERIES);
+        for (int64_t first = begin; first < end; first += TILE_QUERIES)
+            attend_queries(window, first, std::min(TILE_QUERIES, end - first));
+    }
+
+   private:
+    KeyTiles tiles_;
+    PackedDistances distances_h_, distances_w_;
+    QueryTile queries_;
+    AlignedVector<float> row_biases_, column_biases_;  // [place][32]
+    AlignedVector<float> scores_;                      // [2][32 keys][32]
+    RelativeSoftmax softmax_;
+
+    void attend_queries(const Window& window, int64_t first, int64_t count) {
+        constexpr float LOG2_E = 1.44269504f;
+        const float scale = static_cast<float>(window.a.scale);
+        const int64_t side = window.a.window, places = round_up(side, LANES);
+        queries_.pack(window, first, count);
+        queries_.make_row_biases(distances_h_, places, LOG2_E, row_biases_.data());
+        float* const columns = column_biases_.data();
+        queries_.make_column_biases(distances_w_, places, 1 / scale, columns);
+        // After the last column comes the first: sixteen keys may begin in one row and end in the next.
+        for (int64_t i = side; i < side + LANES; i++)
+            std::copy_n(columns + (i - side) * TILE_QUERIES, TILE_QUERIES, columns + i * TILE_QUERIES);
+        softmax_.begin(tiles_, side, row_biases_.data(), scale * LOG2_E);
+        float *now = scores_.data(), *before = now + TILE_KEYS * TILE_QUERIES;
+        for (int64_t k = 0; k < tiles_.num_keys; k += TILE_KEYS, std::swap(now, before)) {
+            const auto start = [&](int64_t key) { return columns + key % side * TILE_QUERIES; };
+            multiply_tiles(tiles_.key_tile(k / LANES, 0), tiles_.key_tile(k / LANES + 1, 0), KeyTiles::NUMBERS,
+                           queries_.pairs(0), tiles_.channels / KeyTiles::ROW, start(k), start(k + LANES), now);
+            // Scores that were just stored cannot be loaded yet, the processor would wait; those before them can.
+            if (k > 0) softmax_.take(before, TILE_KEYS);
+        }
+        softmax_.take(before, window.keys() - (tiles_.num_keys - TILE_KEYS));
+        softmax_.finish(count, window.a.channels, [&](int64_t i) { return queries_.out(i); });
+    }
+};
+
 // Queries `begin` to `end` of a window.
 inline void attend_window(const Window& window, int64_t begin, int64_t end) {
-    static thread_local KeyTiles tiles;
-    static thread_local PackedDistances distances_h, distances_w;
-    static thread_local QueryTile tile;
-    static thread_local AlignedVector<float> row_biases, column_biases, scores;
-    static thread_local RelativeSoftmax softmax;
-    const TileRegisters registers;
-    const int64_t side = window.a.window, channels = window.a.channels, places = round_up(side, LANES);
-    tiles.pack(window);
-    distances_h.pack(window.a.along_h, window);
-    distances_w.pack(window.a.along_w, window);
-    row_biases.resize(places * TILE_QUERIES);
-    column_biases.resize((places + LANES) * TILE_QUERIES);
-    scores.resize(2 * TILE_KEYS * TILE_QUERIES);
-    constexpr float LOG2_E = 1.44269504f;
-    const float scale = static_cast<float>(window.a.scale);
-    for (int64_t first = begin; first < end; first += TILE_QUERIES) {
-        const int64_t count = std::min(TILE_QUERIES, end - first);
-        tile.pack(window, first, count);
-        tile.make_row_biases(distances_h, places, LOG2_E, row_biases.data());
-        tile.make_column_biases(distances_w, places, 1 / scale, column_biases.data());
-        // After the last column comes the first: sixteen keys may begin in one row and end in the next.
-        for (int64_t i = side * TILE_QUERIES; i < (side + LANES) * TILE_QUERIES; i++)
-            column_biases[i] = column_biases[i - side * TILE_QUERIES];
-        softmax.begin(tiles, side, row_biases.data(), scale * LOG2_E);
-        for (int64_t k = 0; k < tiles.num_keys; k += TILE_KEYS) {
-            float* now = &scores[k / TILE_KEYS % 2 * TILE_KEYS * TILE_QUERIES];
-            float* before = &scores[(k / TILE_KEYS + 1) % 2 * TILE_KEYS * TILE_QUERIES];
-            const auto start = [&](int64_t key) { return &column_biases[key % side * TILE_QUERIES]; };
-            multiply_tiles(tiles.key_tile(k / LANES, 0), tiles.key_tile(k / LANES + 1, 0), KeyTiles::NUMBERS,
-                           tile.pairs(0), tiles.channels / KeyTiles::ROW, start(k), start(k + LANES), now);
-            if (k > 0) softmax.take(before, TILE_KEYS);
-            if (k + TILE_KEYS == tiles.num_keys) softmax.take(now, window.keys() - k);
-        }
-        softmax.finish(count, channels, [&](int64_t i) { return tile.out(i); });
-    }
+    static thread_local WindowAttention kept;
+    kept.run(window, begin, end);
 }
 
 }  // namespace vl2

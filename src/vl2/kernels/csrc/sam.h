@@ -1,7 +1,7 @@
 // SAM, the first half of DeepEncoder, from pixels to the tokens of its map, in one call.
 //
-// In: a Sam, which points to PyTorch's weights, and SamViews: pixels, and what depends on their size. Out: the tokens of
-// the maps as bfloat16 rows, and whether it was done, for its products need AMX. Called by kernels.cpp for
+// In: a Sam, which points to PyTorch's weights, and SamViews: pixels, and what depends on their size. Out: the tokens
+// of the maps as bfloat16 rows, and whether it was done, for its products need AMX. Called by kernels.cpp for
 // vl2/runtime/fused_deep_encoder.py. A convolution is a product with rows of unfolded patches, in the order of its
 // weight.
 #pragma once
@@ -58,7 +58,8 @@ inline void unfold(const bf16* maps, int64_t views, int64_t side, int64_t channe
     const int64_t to_side = (side - 1) / stride + 1;
     const std::vector<bf16> zeros(channels);
     parallel_rows(views * to_side * to_side, ROWS_AT_ONCE, threads, [&](int64_t row) {
-        const int64_t view = row / (to_side * to_side), y = row / to_side % to_side * stride, x = row % to_side * stride;
+        const int64_t view = row / (to_side * to_side);
+        const int64_t y = row / to_side % to_side * stride, x = row % to_side * stride;
         const bf16* from[9];
         for (int64_t i = 0; i < 9; i++) {
             const int64_t at_y = y + i / 3 - 1, at_x = x + i % 3 - 1;
