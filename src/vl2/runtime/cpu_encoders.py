@@ -104,7 +104,8 @@ class CpuQueryAttention(query_encoder.Attention):
         each = tuple(angle.expand(I, -1, -1).contiguous() for angle in angles)
 
         def heads(layer: nn.Linear, num_heads: int) -> Tensor:
-            return layer(x_ISD).unflatten(-1, (num_heads, -1))
+            heads_ISHC: Tensor = layer(x_ISD).unflatten(-1, (num_heads, -1))
+            return heads_ISHC
 
         q_ISHC, k_ISHC = (
             kernels.rotate_halves(heads(layer, num_heads).contiguous(), each[0], each[1])

@@ -175,11 +175,16 @@ class FusedSam:
         weights = EncoderWeights(encoder, sam.NORM_EPS)
         self._weights = weights  # keeps the memory
         blocks = [block for block in encoder.blocks if isinstance(block, sam.Block)]
+        if len(blocks) != len(encoder.blocks):
+            raise Unsupported("its blocks are of another kind")
+        self._sam_blocks = blocks
         parts = [parts_of(block) for block in blocks]
         windows = [block.window_size or 0 for block in blocks]
         described = map(SamBlockC, map(weights.block, parts), windows)
         self._blocks = (SamBlockC * len(blocks))(*described)
         narrow, narrow_norm, neck, neck_norm = encoder.neck
+        if not isinstance(narrow, nn.Conv2d) or not isinstance(neck, nn.Conv2d):
+            raise Unsupported("its neck is of another kind")
         assert isinstance(narrow_norm, sam.MapNorm), type(narrow_norm)
         assert isinstance(neck_norm, sam.MapNorm), type(neck_norm)
         width = encoder.pos_embed.shape[-1]
@@ -207,14 +212,14 @@ class FusedSam:
 
         The result is contiguous as [I, h, w, channels].
         """
-        (I, _, height, width), blocks = views_I3PP.shape, self._encoder.blocks
+        I, _, height, width = views_I3PP.shape
         side = width // self._patch_px
         if height != width or not side:
             return None
         pixels = views_I3PP.float().contiguous()
         positions = sam.resize_positions(self._encoder.pos_embed, side).contiguous()
         tables = []
-        for block in blocks:
+        for block in self._sam_blocks:
             window = block.window_size or side
             for table_LC in (block.attn.rel_pos_h, block.attn.rel_pos_w):
                 tables.append(sam.resize_distances(table_LC, window).contiguous())

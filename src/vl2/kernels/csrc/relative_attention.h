@@ -5,8 +5,8 @@
 // of all heads, and whether it was done: there are kernels for AVX-512 and AMX, elsewhere PyTorch's attention is used.
 // Callers are kernels.cpp and sam.h. To the score of a query and a key are added the products of the query with the
 // vector of their distance in rows and with that in columns. No matrix of scores or biases is made: a thread holds
-// those of a few queries. All sums are float32. A query's result depends on the patches of its window alone, neither on other
-// views nor on the number of threads.
+// those of a few queries. All sums are float32. A query's result depends on the patches of its window alone, neither
+// on other views nor on the number of threads.
 #pragma once
 #include <algorithm>
 #include <vector>

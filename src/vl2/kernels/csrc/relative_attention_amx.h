@@ -2,10 +2,9 @@
 //
 // In and out as relative_attention.h says, which alone includes this. Lanes are queries all along. The scores of 32
 // keys begin with the biases of their columns, which a tile takes as its first sums; those of their rows are added to
-// what the powers are made of. Scores become powers right after the next 32 keys were multiplied, beside which the vectors
-// work, and some hundred powers at a time are multiplied with the values. Powers are taken relative to a score that was
-// the largest when it was chosen, and another is chosen only where a later score is far above it: the sums are seldom
-// scaled.
+// what the powers are made of. Scores become powers right after the next 32 keys were multiplied, and some hundred
+// powers at a time are multiplied with the values. Powers are taken relative to a score that was the largest when it
+// was chosen, and another is chosen only where a later score is far above it: the sums are seldom scaled.
 #pragma once
 #include "amx.h"
 #include "memory.h"
