@@ -52,9 +52,9 @@ class CpuSamBlock(sam.Block):
 
     def _attend_windows(self, x_IhwD: Tensor) -> Tensor | None:
         """Return the heads' outputs before the projection, [I, h, w, D], or None if the kernel does not apply."""
-        library, attention = load_kernels(), self.attn
-        is_for_kernel = library is not None and library.has_bfloat16_products and x_IhwD.shape[1] == x_IhwD.shape[2]
-        if not is_for_kernel or not kernels.applies(x_IhwD, attention.rel_pos_h, attention.rel_pos_w):
+        attention, is_square = self.attn, x_IhwD.shape[1] == x_IhwD.shape[2]
+        is_for_kernel = has_attention() and kernels.applies(x_IhwD, attention.rel_pos_h, attention.rel_pos_w)
+        if not is_for_kernel or not is_square:
             return None
         window = self.window_size or x_IhwD.shape[1]
         tables = (
@@ -98,7 +98,7 @@ class CpuQueryAttention(query_encoder.Attention):
     """The attention of DeepSeek-OCR-2's query encoder, in two calls: tokens of the map, and queries."""
 
     def forward(self, x_ISD: Tensor, angles: Angles, mask_SS: Tensor) -> Tensor:
-        if not kernels.applies(x_ISD):
+        if not has_attention() or not kernels.applies(x_ISD):
             return super().forward(x_ISD, angles, mask_SS)
         I, S, _ = x_ISD.shape
         each = tuple(angle.expand(I, -1, -1).contiguous() for angle in angles)
@@ -130,6 +130,12 @@ def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
         if out_IHpC is not None:
             return out_IHpC
     return vision.attend(q_IHpC, k_IHpC, v_IHpC)
+
+
+def has_attention() -> bool:
+    """Return whether the loaded kernels attend many queries: those for AVX-512 and AMX do."""
+    library = load_kernels()
+    return library is not None and library.has_bfloat16_products
 
 
 def of_zeros(layer: nn.Module, like: Tensor) -> Tensor:
