@@ -208,7 +208,7 @@ void test_row_products() {
                 std::vector<bf16> out(rows * outputs), few(outputs);
                 RowsProduct product = product_of(weight.matrix(), x.data(), rows, inputs, out.data(), outputs);
                 product.bias = bias.data();
-                product.gelu = gelu;
+                product.activation = gelu ? GELU_TANH : NO_ACTIVATION;
                 product.residual = has_residual ? residual.data() : nullptr;
                 const bool is_done = vl2_multiply_rows_in_tiles(&product, 3);
                 check(is_done == HAS_ROW_PRODUCTS, "whether there are row products", rows, outputs, inputs);
@@ -395,7 +395,7 @@ void test_row_ops() {
         std::vector<bf16> rms(x.size()), layer(x.size()), gelu = x, gated(ROWS * width);
         vl2_normalize(x.data(), weight.data(), ROWS, width, 1e-6, rms.data(), 1);
         vl2_layer_norm(x.data(), weight.data(), bias.data(), ROWS, width, 1e-6, layer.data(), 2);
-        vl2_gelu(gelu.data(), ROWS * width, 1);
+        vl2_activate(gelu.data(), ROWS * width, GELU_TANH, 1);
         const std::vector<bf16> pairs = normal(ROWS * 2 * width);
         vl2_swiglu_rows(pairs.data(), ROWS, width, 0, gated.data(), 1);
         std::vector<int8_t> codes(x.size());

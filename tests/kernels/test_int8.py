@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
+from vl2.kernels.activation import Activation, activate
 from vl2.kernels.library import Library
 from vl2.kernels.matmul import int8_linear, round_rows
 from vl2.kernels.prefill_ops import has_row_products
@@ -40,20 +40,19 @@ def test_rows_are_rounded_to_the_nearest_code(kernels: Library, M: int, N: int, 
     assert not rounded.codes_MK[0].any()
 
 
-@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("activation", list(Activation))
 @pytest.mark.parametrize(("M", "N", "K"), SHAPES)
-def test_products_are_those_of_the_plain_way(kernels: Library, M: int, N: int, K: int, gelu: bool) -> None:
+def test_products_are_those_of_the_plain_way(kernels: Library, M: int, N: int, K: int, activation: Activation) -> None:
     x_MK, bias_N = draw(M, K), draw(N, seed=2)
     weight = quantize(draw(N, K, seed=1), "int8")
-    got = int8_linear(kernels, x_MK, weight.codes, weight.scales, bias_N=bias_N, gelu=gelu)
+    got = int8_linear(kernels, x_MK, weight.codes, weight.scales, bias_N=bias_N, activation=activation)
     plain = int8_matmul(x_MK, weight) + bias_N
-    if gelu:
-        plain = F.gelu(plain.to(torch.bfloat16), approximate="tanh").float()
+    plain = activate(plain.to(torch.bfloat16), activation).float()
     # A code in a thousand falls on the other side of a half, and bfloat16 rounds the result.
     assert (got.float() - plain).norm() < 4e-3 * plain.norm()
 
 
-@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("activation", list(Activation))
 @pytest.mark.parametrize(
     ("M", "N", "K"),
     [
@@ -66,7 +65,7 @@ def test_products_are_those_of_the_plain_way(kernels: Library, M: int, N: int, K
     ],
 )
 def test_with_and_without_the_kernel_for_many_rows_the_bits_are_the_same(
-    kernels: Library, monkeypatch: pytest.MonkeyPatch, M: int, N: int, K: int, gelu: bool
+    kernels: Library, monkeypatch: pytest.MonkeyPatch, M: int, N: int, K: int, activation: Activation
 ) -> None:
     if not has_row_products():
         pytest.skip("no kernels for many rows")
@@ -74,21 +73,22 @@ def test_with_and_without_the_kernel_for_many_rows_the_bits_are_the_same(
     weight = quantize(draw(N, K, seed=1) * 0.03, "int8")
     for bias, residual in ((bias_N, None), (None, None), (bias_N, residual_MN)):
         held = x_MK, weight.codes, weight.scales
-        in_tiles = int8_linear(kernels, *held, bias_N=bias, gelu=gelu, residual_MN=residual)
+        in_tiles = int8_linear(kernels, *held, bias_N=bias, activation=activation, residual_MN=residual)
         with monkeypatch.context() as without:
             without.setattr(kernels, "multiply_rows_in_tiles", lambda *_: 0)
-            plain = int8_linear(kernels, *held, bias_N=bias, gelu=gelu, residual_MN=residual)
+            plain = int8_linear(kernels, *held, bias_N=bias, activation=activation, residual_MN=residual)
         assert torch.equal(in_tiles, plain)
         if residual is not None:
-            assert torch.equal(plain, residual + int8_linear(kernels, *held, bias_N=bias, gelu=gelu))
+            assert torch.equal(plain, residual + int8_linear(kernels, *held, bias_N=bias, activation=activation))
 
 
-def test_gelu_of_numbers_far_from_zero(kernels: Library) -> None:
+@pytest.mark.parametrize("activation", list(Activation))
+def test_activations_of_numbers_far_from_zero(kernels: Library, activation: Activation) -> None:
     wanted = torch.tensor([-3e4, -300.0, -20.0, -9.0, -4.0, -1.0, 0.0, 1.0, 4.0, 9.0, 300.0, 3e4])
     weight = quantize(torch.eye(16).to(torch.bfloat16), "int8")
     rows = (wanted[:, None] * torch.eye(16)[0]).to(torch.bfloat16)
-    got = int8_linear(kernels, rows, weight.codes, weight.scales, gelu=True)[:, 0].float()
-    torch.testing.assert_close(got, F.gelu(wanted, approximate="tanh"), rtol=2**-7, atol=1e-6)
+    got = int8_linear(kernels, rows, weight.codes, weight.scales, activation=activation)[:, 0].float()
+    torch.testing.assert_close(got, activate(wanted, activation), rtol=2**-7, atol=1e-6)
 
 
 def test_each_row_has_the_same_bits_whatever_is_beside_it(kernels: Library) -> None:

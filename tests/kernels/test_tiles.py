@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
+from vl2.kernels.activation import Activation, activate
 from vl2.kernels.library import Library
 from vl2.kernels.matmul import multiply_rows_in_tiles
 from vl2.kernels.prefill_ops import has_row_products
@@ -33,19 +33,18 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
 
 
-@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("activation", list(Activation))
 @pytest.mark.parametrize(("M", "N", "K"), SHAPES)
-def test_products_are_those_of_float64(kernels: Library, M: int, N: int, K: int, gelu: bool) -> None:
+def test_products_are_those_of_float64(kernels: Library, M: int, N: int, K: int, activation: Activation) -> None:
     x_MK, weight_NK, bias_N, residual_MN = draw(M, K), draw(N, K, seed=1) * K**-0.5, draw(N, seed=2), draw(M, N, seed=3)
     for bias, residual in ((None, None), (bias_N, None), (bias_N, residual_MN)):
-        got = multiply_rows_in_tiles(kernels, x_MK, weight_NK, bias_N=bias, gelu=gelu, residual_MN=residual)
+        got = multiply_rows_in_tiles(kernels, x_MK, weight_NK, bias_N=bias, activation=activation, residual_MN=residual)
         assert got is not None
         assert got.shape == (M, N)
         exact = x_MK.double() @ weight_NK.double().T + (0 if bias is None else bias.double())
-        if gelu:
-            exact = F.gelu(exact, approximate="tanh")
-        # Rounded once, with a GELU or a sum twice; what both say of a number near zero differs by more of it.
-        steps = 1 + gelu + (residual is not None)
+        exact = activate(exact, activation)
+        # Rounded once, with an activation or a sum twice; what both say of a number near zero differs by more of it.
+        steps = 1 + bool(activation) + (residual is not None)
         largest = exact.abs() if residual is None else exact.abs() + residual.abs()
         exact = exact if residual is None else exact + residual.double()
         assert ((got.double() - exact).abs() <= steps * 2**-8 * largest + 1e-3).all()

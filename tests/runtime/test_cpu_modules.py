@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tests.model.configs import small_model
 from tests.runtime.kernel_case import ROW_LEVELS, assert_as_near_as_bfloat16, draw, needs_attention, needs_kernels
 from vl2.infer.prefill import prefill
 from vl2.kernels import prefill_ops as kernels
+from vl2.kernels.activation import Activation, activate
 from vl2.kernels.library import kernels_of_level
 from vl2.model import VL2, Cache, attention, layers, moe, rope
 from vl2.model.mask import AttentionMask
@@ -156,9 +156,8 @@ def test_slots_are_sorted_as_the_plain_way_sorts_them() -> None:
         assert torch.equal(ours, theirs)
 
 
-def plainly(layer: nn.Module, x: Tensor, is_gelu: bool, residual: Tensor | None) -> Tensor:
-    out: Tensor = layer(x)
-    out = F.gelu(out, approximate="tanh") if is_gelu else out
+def plainly(layer: nn.Module, x: Tensor, activation: Activation, residual: Tensor | None) -> Tensor:
+    out = activate(layer(x), activation)
     return out if residual is None else residual + out
 
 
@@ -167,10 +166,10 @@ def test_what_follows_a_product_and_is_made_inside_it_is_that_behind_it() -> Non
     layer = nn.Linear(48, 96).to(torch.bfloat16)
     x, before = draw(2, 30, 48), draw(2, 30, 96, seed=1)
     kept, in_float = before.clone(), copy.deepcopy(layer).float()
-    for is_gelu, residual in ((False, None), (True, None), (False, before)):
-        exact = plainly(in_float, x.float(), is_gelu, None if residual is None else residual.float())
-        ours = cpu_modules.linear(layer, x, gelu=is_gelu, residual=residual)
-        plain = plainly(layer, x, is_gelu, residual)
+    for activation, residual in (*((activation, None) for activation in Activation), (Activation.NONE, before)):
+        exact = plainly(in_float, x.float(), activation, None if residual is None else residual.float())
+        ours = cpu_modules.linear(layer, x, activation=activation, residual=residual)
+        plain = plainly(layer, x, activation, residual)
         assert_as_near_as_bfloat16(ours, plain, exact)
     assert torch.equal(before, kept)
 
@@ -189,12 +188,28 @@ def test_the_layer_norm_is_that_of_pytorch(width: int) -> None:
 
 @needs_kernels
 @torch.no_grad()
-def test_gelu_is_that_of_pytorch_and_far_from_zero_the_number_itself_or_nothing() -> None:
+def test_the_tanh_gelu_is_that_of_pytorch_and_far_from_zero_the_number_itself_or_nothing() -> None:
     x = torch.cat((torch.linspace(-12, 12, 4099), torch.tensor([-3e38, -1e30, -300.0, 300.0, 1e30, 3e38])))
     x = x.to(torch.bfloat16)
     y = x.double()
     exact = y * (1.5957691216057308 * (y + 0.044715 * y**3)).sigmoid()  # 1 + tanh(-12) would be rounded
-    torch.testing.assert_close(kernels.gelu_(x.clone()).double(), exact, rtol=2**-8, atol=1e-30)
+    torch.testing.assert_close(
+        kernels.activate_(x.clone(), Activation.GELU_TANH).double(), exact, rtol=2**-8, atol=1e-30
+    )
+
+
+@needs_kernels
+@torch.no_grad()
+def test_gelu_and_quick_gelu_are_as_exact_as_bfloat16() -> None:
+    x = torch.cat((torch.linspace(-12, 12, 4099), torch.tensor([-3e38, -1e30, -300.0, 300.0, 1e30, 3e38])))
+    x = x.to(torch.bfloat16)
+    y = x.double()
+    for activation, factor in (
+        (Activation.GELU, 0.5 * torch.erfc(-y / 2**0.5)),
+        (Activation.QUICK_GELU, (1.702 * y).sigmoid()),
+    ):
+        got = kernels.activate_(x.clone(), activation).double()
+        torch.testing.assert_close(got, y * factor, rtol=2**-8 + 1e-3, atol=1e-6)
 
 
 @needs_kernels

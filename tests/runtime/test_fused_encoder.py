@@ -20,7 +20,7 @@ from vl2.model.vision import VisionEncoder
 from vl2.quant.quantize_model import SCHEMES, quantize_model
 from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.cpu_modules import counterpart_of
-from vl2.runtime.fused_passes import FusedEncoder
+from vl2.runtime.fused_encoders import FusedEncoder
 
 pytestmark = pytest.mark.skipif(not has_row_products(), reason="the pass is for kernels of many rows")
 
@@ -55,7 +55,7 @@ def run(encoder: VisionEncoder, x: Tensor) -> Tensor:
     """Return what comes from the call."""
     kernels = load_kernels()
     assert kernels is not None
-    out = FusedEncoder(encoder, kernels).run(x)
+    out = FusedEncoder(encoder, encoder.blocks, kernels).run(x)
     assert out is not None
     return out
 
@@ -114,4 +114,4 @@ def test_what_the_call_does_not_do_is_left_to_the_modules() -> None:
     assert any("LoRALinear" in note for note in CpuRunner(model).notes)
     kernels, quantized = load_kernels(), model_of(is_quantized=True).vision
     assert kernels is not None
-    assert FusedEncoder(quantized, kernels).run(patches(quantized, 1)[:, :8]) is None
+    assert FusedEncoder(quantized, quantized.blocks, kernels).run(patches(quantized, 1)[:, :8]) is None

@@ -21,7 +21,7 @@ import torch
 
 from vl2.errors import UserError
 from vl2.kernels.build import Level, build, file_name, find_compiler, supported_levels
-from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PrefillChunkC, StepC
+from vl2.kernels.structures import EncoderC, MatrixC, ModelC, PrefillChunkC, SamC, SamViewsC, StepC
 
 LOGGER = logging.getLogger("vl2.kernels")
 VARIABLE = "VL2_KERNELS"
@@ -45,11 +45,15 @@ class Library:
         self.prefill.restype = number
         self.encode = _function(loaded, "vl2_encode", ctypes.POINTER(EncoderC), pointer, *(number,) * 3)
         self.encode.restype = number
+        self.encode_sam = _function(loaded, "vl2_encode_sam", ctypes.POINTER(SamC), ctypes.POINTER(SamViewsC), number)
+        self.encode_sam.restype = number
         self.matmul = _function(
             loaded, "vl2_multiply", ctypes.POINTER(MatrixC), number, pointer, number, pointer, number
         )
         self.attend = _function(loaded, "vl2_attend", pointer, number)
         self.attend.restype = number
+        self.attend_windows = _function(loaded, "vl2_attend_windows", pointer, number)
+        self.attend_windows.restype = number
         self.experts = _function(loaded, "vl2_experts", pointer, number)
         self.experts.restype = number
         self.normalize = _function(
@@ -58,7 +62,7 @@ class Library:
         self.layer_norm = _function(
             loaded, "vl2_layer_norm", *(pointer,) * 3, number, number, ctypes.c_double, pointer, number
         )
-        self.gelu = _function(loaded, "vl2_gelu", pointer, number, number)
+        self.activate = _function(loaded, "vl2_activate", pointer, *(number,) * 3)
         self.gelu_gradient = _function(loaded, "vl2_gelu_gradient", pointer, pointer, number, pointer, number)
         self.rotate = _function(loaded, "vl2_rotate", *(pointer,) * 3, *(number,) * 3, pointer, *(number,) * 3)
         self.swiglu_rows = _function(loaded, "vl2_swiglu_rows", pointer, *(number,) * 3, pointer, number)

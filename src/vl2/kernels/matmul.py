@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vl2.kernels.activation import Activation
 from vl2.kernels.library import Library
 from vl2.kernels.structures import BF16, INT8, MatrixC
 
@@ -112,23 +113,30 @@ def int8_linear(
     scales_N: Tensor,
     *,
     bias_N: Tensor | None = None,
-    gelu: bool = False,
+    activation: Activation = Activation.NONE,
     residual_MN: Tensor | None = None,
 ) -> Tensor:
-    """Return x times a transposed int8 weight plus a bias, [M, N]: as it is, as tanh GELU, or plus `residual_MN`.
+    """Return x times a transposed int8 weight plus a bias, [M, N]: as it is, with an activation, or plus `residual_MN`.
 
     The rows of x are rounded to 8 bits. The product is rounded to bfloat16 before the residual is added. All tensors
     are bfloat16 except the codes and their scales.
     """
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
     in_tiles = multiply_rows_in_tiles(
-        kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, residual_MN=residual_MN
+        kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, activation=activation, residual_MN=residual_MN
     )
     if in_tiles is not None:
         return in_tiles
     rounded, out_MN = round_rows(kernels, x_MK), x_MK.new_empty(len(x_MK), len(codes_NK))
     return int8_linear_rounded(
-        kernels, rounded, codes_NK, scales_N, bias_N=bias_N, gelu=gelu, residual_MN=residual_MN, out_MN=out_MN
+        kernels,
+        rounded,
+        codes_NK,
+        scales_N,
+        bias_N=bias_N,
+        activation=activation,
+        residual_MN=residual_MN,
+        out_MN=out_MN,
     )
 
 
@@ -139,7 +147,7 @@ def int8_linear_rounded(
     scales_N: Tensor,
     *,
     bias_N: Tensor | None = None,
-    gelu: bool = False,
+    activation: Activation = Activation.NONE,
     residual_MN: Tensor | None = None,
     out_MN: Tensor,
 ) -> Tensor:
@@ -151,7 +159,7 @@ def int8_linear_rounded(
     sums_MN = torch._int_mm(x.codes_MK, codes_NK.T)
     kernels.from_int32_sums(
         *(sums_MN.data_ptr(), M, N, x.scales_M.data_ptr(), scales_N.data_ptr()),
-        *(None if bias_N is None else bias_N.data_ptr(), gelu),
+        *(None if bias_N is None else bias_N.data_ptr(), activation),
         *(None if residual_MN is None else residual_MN.data_ptr(), out_MN.data_ptr(), threads),
     )
     return out_MN
@@ -162,7 +170,7 @@ class RowsProductC(ctypes.Structure):
         ("x", _POINTER),
         *((name, _INT) for name in ("rows", "inputs", "x_stride", "kind")),
         *((name, _POINTER) for name in ("weight", "column_scales", "bias")),
-        *((name, _INT) for name in ("outputs", "gelu")),
+        *((name, _INT) for name in ("outputs", "activation")),
         *((name, _POINTER) for name in ("residual", "out")),
         ("out_stride", _INT),
     ]
@@ -175,10 +183,10 @@ def multiply_rows_in_tiles(
     scales_N: Tensor | None = None,
     *,
     bias_N: Tensor | None = None,
-    gelu: bool = False,
+    activation: Activation = Activation.NONE,
     residual_MN: Tensor | None = None,
 ) -> Tensor | None:
-    """Return x times a transposed weight plus a bias, [M, N]: as it is, as tanh GELU, or plus `residual_MN`.
+    """Return x times a transposed weight plus a bias, [M, N]: as it is, with an activation, or plus `residual_MN`.
 
     All tensors are bfloat16 and contiguous in the last dimension; or the weight is int8 with a scale for each output,
     and the rows of x are rounded to 8 bits. The product is rounded to bfloat16 before the residual is added. The row
@@ -193,7 +201,7 @@ def multiply_rows_in_tiles(
     scales_at, bias_at, residual_at = (None if t is None else t.data_ptr() for t in (scales_N, bias_N, residual_MN))
     product = RowsProductC(
         *(x_MK.data_ptr(), M, K, x_MK.stride(0), BF16 if scales_N is None else INT8),
-        *(weight_NK.data_ptr(), scales_at, bias_at, N, gelu, residual_at, out_MN.data_ptr(), out_MN.stride(0)),
+        *(weight_NK.data_ptr(), scales_at, bias_at, N, activation, residual_at, out_MN.data_ptr(), out_MN.stride(0)),
     )
     is_done = kernels.multiply_rows_in_tiles(ctypes.byref(product), torch.get_num_threads())
     return out_MN if is_done else None

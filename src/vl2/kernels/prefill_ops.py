@@ -11,6 +11,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from vl2.kernels.activation import Activation
 from vl2.kernels.library import load_kernels
 from vl2.kernels.structures import StackC
 
@@ -32,6 +33,15 @@ class AttentionC(ctypes.Structure):
         *((name, RowsC) for name in ("query", "key", "value", "out")),
         *((name, _INT) for name in ("batches", "heads", "shared", "queries", "keys", "channels", "value_channels")),
         ("before", _INT),
+        ("scale", ctypes.c_double),
+    ]
+
+
+class RelativeAttentionC(ctypes.Structure):
+    _fields_ = [
+        *(("qkv", _POINTER), ("qkv_row", _INT), ("outside", _POINTER), ("out", _POINTER)),
+        *((name, _INT) for name in ("views", "side", "window", "heads", "channels")),
+        *((name, _POINTER) for name in ("along_h", "along_w")),
         ("scale", ctypes.c_double),
     ]
 
@@ -91,6 +101,30 @@ def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, prefix_length: int | 
     return out_BHSC if is_done else None
 
 
+def attend_windows(
+    qkv_IhwE: Tensor, outside_E: Tensor, heads: int, window: int, along_h_LC: Tensor, along_w_LC: Tensor
+) -> Tensor | None:
+    """Return attention within windows of square maps, with relative positions as in `vl2.model.sam`, [I, h, w, D].
+
+    A row of `qkv_IhwE` is [queries | keys | values] of all heads, E = 3 D. `outside_E` stands for such a row where a
+    window reaches beyond the right and bottom edges. The tables have L = 2 * window - 1 rows. All tensors are
+    contiguous, but rows of `qkv_IhwE` may be farther apart. Return None if the kernel does not support the shape.
+    """
+    kernels = load_kernels()
+    assert kernels is not None, "asked for only where `applies` says so"
+    views, side, width, E = qkv_IhwE.shape
+    row = qkv_IhwE.stride(2)
+    assert side == width, f"a map is a square, got {side} x {width}"
+    assert qkv_IhwE.stride()[:2] == (side * side * row, side * row), "rows lie at equal distances"
+    assert len(along_h_LC) == len(along_w_LC) == 2 * window - 1, "there is a vector for each distance"
+    out_IhwD, channels = qkv_IhwE.new_empty(views, side, side, E // 3), E // 3 // heads
+    attention = RelativeAttentionC(
+        *(qkv_IhwE.data_ptr(), row, outside_E.data_ptr(), out_IhwD.data_ptr()),
+        *(views, side, window, heads, channels, along_h_LC.data_ptr(), along_w_LC.data_ptr(), channels**-0.5),
+    )
+    return out_IhwD if kernels.attend_windows(ctypes.byref(attention), torch.get_num_threads()) else None
+
+
 def run_experts(
     x_TD: Tensor,
     token_index_M: Tensor | None,
@@ -138,11 +172,11 @@ def layer_norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> Tenso
     return out
 
 
-def gelu_(x: Tensor) -> Tensor:
-    """Apply the tanh GELU in place to a contiguous tensor, and return it."""
+def activate_(x: Tensor, activation: Activation) -> Tensor:
+    """Apply an activation in place to a contiguous tensor, and return it."""
     kernels = load_kernels()
     assert kernels is not None, "asked for only where `applies` says so"
-    kernels.gelu(x.data_ptr(), x.numel(), torch.get_num_threads())
+    kernels.activate(x.data_ptr(), x.numel(), activation, torch.get_num_threads())
     return x
 
 

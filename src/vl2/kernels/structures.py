@@ -99,7 +99,7 @@ class BiasedMatrixC(ctypes.Structure):
 
 
 class EncoderBlockC(ctypes.Structure):
-    """A block of the vision encoder (csrc/encode.h)."""
+    """A block of a vision transformer (csrc/encode.h)."""
 
     _fields_ = [
         ("attention_norm", NormC),
@@ -111,7 +111,36 @@ class EncoderBlockC(ctypes.Structure):
 
 class EncoderC(ctypes.Structure):
     _fields_ = [
-        *((name, _INT) for name in ("num_blocks", "width", "heads")),
+        *((name, _INT) for name in ("num_blocks", "width", "heads", "activation")),
         ("eps", ctypes.c_double),
         ("blocks", ctypes.POINTER(EncoderBlockC)),
+    ]
+
+
+class SamBlockC(ctypes.Structure):
+    """A block of SAM (csrc/sam.h). A `window` of 0 is the whole view."""
+
+    _fields_ = [("block", EncoderBlockC), ("window", _INT)]
+
+
+class SamC(ctypes.Structure):
+    _fields_ = [
+        *((name, _INT) for name in ("num_blocks", "width", "heads", "patch_px")),
+        ("eps", ctypes.c_double),
+        ("blocks", ctypes.POINTER(SamBlockC)),
+        *((name, BiasedMatrixC) for name in ("patch", "narrow", "neck")),
+        *((name, NormC) for name in ("narrow_norm", "neck_norm")),
+        *((name, BiasedMatrixC) for name in ("halve", "halve_again")),
+    ]
+
+
+class SamViewsC(ctypes.Structure):
+    """Views for SAM. `tables` are the addresses of each block's vectors of distances in rows and in columns."""
+
+    _fields_ = [
+        ("pixels", _POINTER),
+        *((name, _INT) for name in ("views", "side_px")),
+        ("positions", _POINTER),
+        ("tables", ctypes.POINTER(_POINTER)),
+        ("out", _POINTER),
     ]

@@ -88,15 +88,20 @@ def position_bias(q_IHywC: Tensor, along_h_ykC: Tensor, along_w_wkC: Tensor) -> 
 
 
 def relative_positions(table_LC: Tensor, side: int) -> Tensor:
-    """Return the learned vector of each query and key along one side, [side, side, C].
+    """Return the learned vector of each query and key along one side, [side, side, C]."""
+    place = torch.arange(side, device=table_LC.device)
+    return resize_distances(table_LC, side)[place[:, None] - place[None, :] + side - 1]
+
+
+def resize_distances(table_LC: Tensor, side: int) -> Tensor:
+    """Return the learned vectors of the distances 1 - side to side - 1, [2 * side - 1, C].
 
     A table that was learned for another side is interpolated in float32.
     """
-    if len(table_LC) != 2 * side - 1:
-        stretched = F.interpolate(table_LC.float().t().unsqueeze(0), size=2 * side - 1, mode="linear")
-        table_LC = stretched[0].t().to(table_LC.dtype)
-    place = torch.arange(side, device=table_LC.device)
-    return table_LC[place[:, None] - place[None, :] + side - 1]
+    if len(table_LC) == 2 * side - 1:
+        return table_LC
+    stretched = F.interpolate(table_LC.float().t().unsqueeze(0), size=2 * side - 1, mode="linear")
+    return stretched[0].t().to(table_LC.dtype)
 
 
 class MLP(nn.Module):

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
+from vl2.kernels.activation import Activation, activate
 from vl2.kernels.library import Library
 from vl2.kernels.matmul import (
     LANES,
@@ -53,24 +54,23 @@ def linear(
     K: int,
     bias: Tensor | None = None,
     *,
-    gelu: bool = False,
+    activation: Activation = Activation.NONE,
     residual: Tensor | None = None,
 ) -> Tensor:
     """Return x [..., K] times the transposed weight, plus the bias, as [..., N] in the type of x.
 
-    `gelu` applies GELU to the result. Otherwise `residual` [..., N] is added if it is given.
+    The result is as it is, with an activation, or plus `residual` [..., N].
     """
     kernels = int8_kernels(x, N, bias) if weight.kind == "int8" and x.numel() > _few_rows(x) * K else None
     if kernels is not None:
         residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
+        held = weight.codes, weight.scales
         out_MN = int8_linear(
-            kernels, x.reshape(-1, K), weight.codes, weight.scales, bias_N=bias, gelu=gelu, residual_MN=residual_MN
+            kernels, x.reshape(-1, K), *held, bias_N=bias, activation=activation, residual_MN=residual_MN
         )
         return out_MN.view(*x.shape[:-1], N)
     out = _linear(x, weight, N, K, bias)
-    if gelu:
-        return F.gelu(out, approximate="tanh")
-    return out if residual is None else residual + out
+    return activate(out, activation) if residual is None else residual + out
 
 
 def _few_rows(x: Tensor) -> int:

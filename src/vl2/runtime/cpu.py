@@ -7,21 +7,26 @@ model; its `notes` say which fused calls it does not make, and why.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from vl2.kernels import describe_kernels, load_kernels
+from vl2.kernels import Library, describe_kernels, load_kernels
 from vl2.kernels.matmul import has_bfloat16_products
 from vl2.kernels.prefill_ops import has_row_products
 from vl2.model import VL2, Cache
-from vl2.model.deep_encoder import DeepEncoder, DeepEncoder2
-from vl2.runtime.cpu_modules import CpuVisionEncoder, with_kernels
-from vl2.runtime.fused_passes import FusedEncoder, FusedLanguage, Unsupported
+from vl2.model.deep_encoder import DeepEncoder
+from vl2.model.vision import VisionEncoder
+from vl2.runtime.cpu_encoders import CpuClipEncoder, CpuSamEncoder, CpuVisionEncoder
+from vl2.runtime.cpu_modules import with_kernels
+from vl2.runtime.fused_encoders import FusedEncoder, FusedSam, fused_clip
+from vl2.runtime.fused_passes import FusedLanguage, Unsupported
 from vl2.runtime.plain import PlainRunner
 from vl2.runtime.runner import CachePool, FreshRows, new_key
+
+Fused = TypeVar("Fused", FusedEncoder, FusedSam)
 
 
 class CpuRunner:
@@ -95,14 +100,27 @@ class CpuRunner:
         return language
 
     def _fuse_encoder(self) -> None:
-        kernels, vision = load_kernels(), self.model.vision
-        if isinstance(vision, DeepEncoder | DeepEncoder2):
-            self._notes.append("images are encoded in PyTorch: DeepEncoder has no kernels")
+        vision = self.model.vision
+        if isinstance(vision, CpuVisionEncoder):
+            blocks = list(vision.blocks)
+            vision.fused = self._fused("tiles are encoded", lambda kernels: FusedEncoder(vision, blocks, kernels))
             return
-        assert isinstance(vision, CpuVisionEncoder), type(vision)
+        assert not isinstance(vision, VisionEncoder), type(vision)
+        first = vision.sam
+        assert isinstance(first, CpuSamEncoder), type(first)
+        first.fused = self._fused("SAM runs", lambda kernels: FusedSam(first, kernels))
+        if isinstance(vision, DeepEncoder):
+            second = vision.clip
+            assert isinstance(second, CpuClipEncoder), type(second)
+            second.fused = self._fused("CLIP runs", lambda kernels: fused_clip(second, kernels))
+
+    def _fused(self, what: str, fuse: Callable[[Library], Fused]) -> Fused | None:
+        """Return a fused call, or None with a note if this model or this processor does not have it."""
         try:
+            kernels = load_kernels()
             if kernels is None or not has_row_products():
                 raise Unsupported("this processor has no instructions that multiply blocks of rows")
-            vision.fused = FusedEncoder(vision, kernels)
+            return fuse(kernels)
         except Unsupported as error:
-            self._notes.append(f"tiles are encoded module by module: {error}")
+            self._notes.append(f"{what} module by module: {error}")
+            return None

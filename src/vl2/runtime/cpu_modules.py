@@ -26,7 +26,20 @@ from vl2.kernels.matmul import (
 )
 from vl2.kernels.prefill_ops import Weights
 from vl2.kernels.structures import BF16, QUANTIZED, MatrixC, StackC
-from vl2.model import VL2, Cache, attention, language, layers, moe, rope, vision
+from vl2.model import (
+    VL2,
+    Cache,
+    attention,
+    clip,
+    deep_encoder,
+    language,
+    layers,
+    moe,
+    query_encoder,
+    rope,
+    sam,
+    vision,
+)
 from vl2.model.attention import of_last
 from vl2.model.cache import CacheLayer, attend_cached
 from vl2.model.mask import AttentionMask
@@ -36,7 +49,16 @@ from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.runtime import counterparts
-from vl2.runtime.fused_passes import FusedEncoder, stacks_apart
+from vl2.runtime.cpu_encoders import (
+    CpuBlock,
+    CpuClipEncoder,
+    CpuClipLayer,
+    CpuQueryAttention,
+    CpuSamBlock,
+    CpuSamEncoder,
+    CpuVisionEncoder,
+)
+from vl2.runtime.fused_passes import stacks_apart
 from vl2.runtime.linear import CpuLinear, PanelLinear, is_for_kernels, is_plain_linear, linear
 
 # Up to this number of rows per expert, on average, an int4 weight is multiplied without being dequantized, because
@@ -74,27 +96,6 @@ class CpuLayerNorm(nn.LayerNorm):
         if kernels.applies(input, self.weight, self.bias) and input.is_contiguous():
             return kernels.layer_norm(input, self.weight, self.bias, self.eps)
         return super().forward(input)
-
-
-class CpuBlock(vision.Block):
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = linear(self.attn.qkv, self.norm1(x))
-        q, k, v = qkv.unflatten(-1, (3, self.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        x = linear(self.attn.proj, attend_patches(q, k, v).transpose(1, 2).flatten(2), residual=x)
-        return linear(self.mlp.fc2, linear(self.mlp.fc1, self.norm2(x), gelu=True), residual=x)
-
-
-class CpuVisionEncoder(vision.VisionEncoder):
-    fused: FusedEncoder | None = None  # runs all blocks in one call
-
-    def forward(self, tiles_I3PP: Tensor) -> Tensor:
-        x = self.embed(tiles_I3PP)
-        done = self.fused.run(x) if self.fused is not None and kernels.applies(x) else None
-        if done is None:
-            for block in self.blocks:
-                x = block(x)
-        out: Tensor = self.norm(x if done is None else done)
-        return out
 
 
 class CpuRMSNorm(layers.RMSNorm):
@@ -262,6 +263,11 @@ class CpuLanguageModel(language.LanguageModel):
 MULTIPLYING: tuple[type[nn.Module], ...] = (
     vision.Attention,
     vision.MLP,
+    sam.Attention,
+    sam.MLP,
+    clip.Attention,
+    clip.MLP,
+    query_encoder.Attention,
     attention.MultiHeadAttention,
     attention.LatentAttention,
 )
@@ -272,11 +278,25 @@ CONTAINERS: tuple[type[nn.Module], ...] = (
     nn.Sequential,
     vision.Attention,
     vision.MLP,
+    deep_encoder.DeepEncoder,
+    deep_encoder.DeepEncoder2,
+    sam.Attention,
+    sam.MLP,
+    clip.Transformer,
+    clip.Attention,
+    clip.MLP,
+    query_encoder.QueryEncoder,
+    query_encoder.Layer,
 )
 COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LayerNorm: CpuLayerNorm,
     vision.Block: CpuBlock,
     vision.VisionEncoder: CpuVisionEncoder,
+    sam.Block: CpuSamBlock,
+    sam.SamEncoder: CpuSamEncoder,
+    clip.Layer: CpuClipLayer,
+    clip.ClipEncoder: CpuClipEncoder,
+    query_encoder.Attention: CpuQueryAttention,
     layers.RMSNorm: CpuRMSNorm,
     layers.GatedMLP: CpuGatedMLP,
     attention.MultiHeadAttention: CpuMultiHeadAttention,
@@ -288,15 +308,6 @@ COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     moe.Experts: CpuExperts,
     MemoryMappedExperts: CpuMemoryMappedExperts,
 }
-
-
-def attend_patches(q_IHpC: Tensor, k_IHpC: Tensor, v_IHpC: Tensor) -> Tensor:
-    """Return the attention of the p patches of I tiles, [I, H, p, C], by the kernel where it applies."""
-    if kernels.applies(q_IHpC, k_IHpC, v_IHpC):
-        out_IHpC = kernels.attend(q_IHpC, k_IHpC, v_IHpC, None, q_IHpC.shape[-1] ** -0.5)
-        if out_IHpC is not None:
-            return out_IHpC
-    return vision.attend(q_IHpC, k_IHpC, v_IHpC)
 
 
 def attend(q_BHSC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, mask: AttentionMask, scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fused calls of the CPU kernels: a decoding step, a chunk of a prompt, or all blocks of the vision encoder.
+"""Fused calls of the CPU kernels for the language model: a decoding step, or a chunk of a prompt.
 
 Every row of a decoding step is computed the same way whatever the other rows are, so a batch gives the same bits as
 each request alone. Tests compare the calls with the modules within bfloat16's rounding error.
@@ -19,15 +19,10 @@ from vl2.kernels.prefill_ops import Weights, has_row_products
 from vl2.kernels.structures import (
     BF16,
     INT4,
-    INT8,
     QUANTIZED,
-    BiasedMatrixC,
-    EncoderBlockC,
-    EncoderC,
     LayerC,
     MatrixC,
     ModelC,
-    NormC,
     PrefillChunkC,
     StackC,
     StepC,
@@ -39,7 +34,6 @@ from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
-from vl2.model.vision import NORM_EPS, Block, VisionEncoder
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.quantized_matmul import FEW_PREFILL_ROWS
 from vl2.runtime.linear import is_plain_linear
@@ -90,52 +84,6 @@ def stacks_apart(experts: MemoryMappedExperts) -> Weights:
     """Return the gate, up and down projections of bfloat16 experts, each matrix at an address of its own."""
     (D, F), (gate_E, up_E, down_E) = experts.pair(0)[1].shape, experts.addresses()
     return StackC.apart(F, D, gate_E), StackC.apart(F, D, up_E), StackC.apart(D, F, down_E)
-
-
-LANES = 16  # outputs of a weight in one tile
-
-
-class FusedEncoder:
-    """Run all blocks of a vision encoder in one call. The addresses of its weights are recorded at creation."""
-
-    def __init__(self, vision: VisionEncoder, kernels: Library) -> None:
-        """Raise Unsupported if the kernels do not support a block."""
-        self._kernels, self._weights = kernels, WeightPointers(vision)
-        blocks = [block for block in vision.blocks if isinstance(block, Block)]
-        heads = {block.attn.num_heads for block in blocks}
-        if len(blocks) != len(vision.blocks) or len(heads) != 1:
-            raise Unsupported("its blocks are of another kind")
-        self._blocks = (EncoderBlockC * len(blocks))(*map(self._block, blocks))
-        self._encoder = EncoderC(len(blocks), vision.pos_embed.shape[-1], heads.pop(), NORM_EPS, self._blocks)
-
-    def run(self, x_IPD: Tensor) -> Tensor | None:
-        """Return the patches of I tiles after the last block, [I, P, D].
-
-        Return None if the kernels do not support the shape, and for up to FEW_PREFILL_ROWS rows: so few rows are
-        multiplied by int8 weights with 16-bit activations, which the fused call does not do.
-        """
-        (I, P, _), out_IPD = x_IPD.shape, x_IPD.clone(memory_format=torch.contiguous_format)
-        if I * P <= FEW_PREFILL_ROWS:
-            return None
-        encoder = ctypes.byref(self._encoder)
-        return out_IPD if self._kernels.encode(encoder, out_IPD.data_ptr(), I, P, torch.get_num_threads()) else None
-
-    def _block(self, block: Block) -> EncoderBlockC:
-        attention, mlp = block.attn, block.mlp
-        matrices = (self._matrix(layer) for layer in (attention.qkv, attention.proj, mlp.fc1, mlp.fc2))
-        qkv, projection, fc1, fc2 = matrices
-        return EncoderBlockC(self._norm(block.norm1), qkv, projection, self._norm(block.norm2), fc1, fc2)
-
-    def _norm(self, norm: nn.LayerNorm) -> NormC:
-        if norm.eps != NORM_EPS:
-            raise Unsupported("its norms are of another kind")
-        return NormC(self._weights.address(norm.weight), self._weights.address(norm.bias))
-
-    def _matrix(self, layer: nn.Linear) -> BiasedMatrixC:
-        weight, bias = self._weights.matrix(layer), layer.bias
-        if weight.kind not in (BF16, INT8) or weight.outputs % LANES:
-            raise Unsupported("its weights are not of a form that tiles take")
-        return BiasedMatrixC(weight, None if bias is None else self._weights.address(bias))
 
 
 LATENT_EPS = 1e-6

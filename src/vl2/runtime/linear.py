@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from vl2.kernels import load_kernels
 from vl2.kernels import prefill_ops as kernels
+from vl2.kernels.activation import Activation, activate
 from vl2.kernels.matmul import (
     LINE,
     MAX_DECODED_ROWS,
@@ -49,8 +50,10 @@ def is_plain_linear(layer: object) -> TypeGuard[nn.Linear]:
     return type(layer) in (nn.Linear, PanelLinear, CpuLinear)
 
 
-def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor | None = None) -> Tensor:
-    """Return a linear layer's output, its tanh GELU, or its sum with `residual`, [..., N].
+def linear(
+    layer: nn.Module, x: Tensor, *, activation: Activation = Activation.NONE, residual: Tensor | None = None
+) -> Tensor:
+    """Return a linear layer's output, its activation, or its sum with `residual`, [..., N].
 
     oneDNN adds the bias and the residual inside the product. The activation is a separate kernel, because with a fused
     one oneDNN takes half as long again.
@@ -58,7 +61,7 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor 
     rows = x.numel() // x.shape[-1]
     is_many = is_for_kernels(rows, is_decode_step(x), is_plain=is_plain_linear(layer))
     if is_plain_linear(layer) and is_many and kernels.applies(x, layer.weight):
-        in_tiles = _linear_in_tiles(layer, x, gelu=gelu, residual=residual)
+        in_tiles = _linear_in_tiles(layer, x, activation=activation, residual=residual)
         if in_tiles is not None:
             return in_tiles
         # PyTorch's fused product raises an error on a CPU without bfloat16 instructions.
@@ -68,17 +71,15 @@ def linear(layer: nn.Module, x: Tensor, *, gelu: bool = False, residual: Tensor 
                 added: Tensor = product.binary(x, residual, layer.weight, layer.bias, "add")
                 return added
             out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
-            return kernels.gelu_(out) if gelu else out
+            return kernels.activate_(out, activation) if activation else out
     if isinstance(layer, QuantizedLinear):
         held = layer.quantized, layer.out_features, layer.in_features, layer.bias
-        return quantized_linear(x, *held, gelu=gelu, residual=residual)
+        return quantized_linear(x, *held, activation=activation, residual=residual)
     out = PanelLinear.forward(layer, x) if isinstance(layer, PanelLinear) else layer(x)
-    if gelu:
-        return F.gelu(out, approximate="tanh")
-    return out if residual is None else residual + out
+    return activate(out, activation) if residual is None else residual + out
 
 
-def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tensor | None) -> Tensor | None:
+def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, activation: Activation, residual: Tensor | None) -> Tensor | None:
     """Return the same as `linear` by the kernel for many rows, or None where it does not apply.
 
     It needs tile registers or the matrix extensions of NEON, and a contiguous weight whose rows begin on cache lines.
@@ -88,7 +89,7 @@ def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, gelu: bool, residual: Tenso
         return None
     residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
     out_MN = multiply_rows_in_tiles(
-        library, x.reshape(-1, K), layer.weight, bias_N=layer.bias, gelu=gelu, residual_MN=residual_MN
+        library, x.reshape(-1, K), layer.weight, bias_N=layer.bias, activation=activation, residual_MN=residual_MN
     )
     return None if out_MN is None else out_MN.view(*x.shape[:-1], N)
 

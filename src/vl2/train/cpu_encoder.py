@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vl2.kernels import prefill_ops
+from vl2.kernels.activation import Activation
 from vl2.kernels.library import load_kernels
 from vl2.model import VL2
 from vl2.model.vision import MLP, Attention, VisionEncoder
@@ -51,7 +52,7 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return prefill_ops.gelu_(x.clone())
+        return prefill_ops.activate_(x.clone(), Activation.GELU_TANH)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:

@@ -115,21 +115,23 @@ struct BlockPair {
 };
 
 // Two blocks of sixteen outputs, or with B = 1 the first, for V vectors of sixteen rows, 1 or 2: sums [16][stride] of
-// each block, to which those that `sums` hold already are added where `accumulate`. `x` holds pairs of channels,
-// `stride` words from one to the next; `width` channels are added up, a multiple of 32. `between` is called with every
-// 32 of them, to prefetch what comes next: a tile reads sixteen places far apart, which no processor foresees.
+// each block. They begin with what is at `start`, laid out the same, or with zeros where that is null. `x` holds pairs
+// of channels, `stride` words from one to the next; `width` channels are added up, a multiple of 32. `between` is
+// called with every 32 of them, to prefetch what comes next: a tile reads sixteen places far apart, which no processor
+// foresees.
 template <int V, int B = 2, class Between>
 void multiply_blocks(const uint32_t* x, int64_t stride, const BlockPair& weight, int64_t width, float* sums_one,
-                     float* sums_two, const Between& between, bool accumulate = false) {
+                     float* sums_two, const Between& between, const float* start_one = nullptr,
+                     const float* start_two = nullptr) {
     static_assert((V == 1 || V == 2) && (B == 1 || B == 2));
     const int64_t step = 4 * stride, row = 2 * weight.row;
     const bf16 *one = weight.one, *two = weight.two;
-    if (accumulate) {
-        _tile_loadd(0, sums_one, step);
-        if constexpr (B == 2) _tile_loadd(1, sums_two, step);
+    if (start_one) {
+        _tile_loadd(0, start_one, step);
+        if constexpr (B == 2) _tile_loadd(1, start_two, step);
         if constexpr (V == 2) {
-            _tile_loadd(2, sums_one + LANES, step);
-            if constexpr (B == 2) _tile_loadd(3, sums_two + LANES, step);
+            _tile_loadd(2, start_one + LANES, step);
+            if constexpr (B == 2) _tile_loadd(3, start_two + LANES, step);
         }
     } else {
         _tile_zero(0);

@@ -1,4 +1,4 @@
-// Many rows of bfloat16 times a whole weight in bfloat16 or int8, with bias, GELU and residual in the epilogue.
+// Many rows of bfloat16 times a whole weight in bfloat16 or int8, with bias, activation and residual in the epilogue.
 //
 // In: a RowsProduct, held the same in Python (vl2/kernels/matmul.py). Out: bfloat16 rows, and whether it was done: AMX
 // has this kernel (gemm_amx.h) and so have the matrix extensions of NEON (gemm_neon.h), elsewhere PyTorch's own products
@@ -16,7 +16,8 @@ struct RowsProduct {
     const void* weight;          // [outputs, inputs]
     const float* column_scales;  // [outputs], of INT8
     const bf16* bias;            // [outputs]; null: none
-    int64_t outputs, gelu;       // gelu: the tanh GELU of the result
+    int64_t outputs;
+    int64_t activation;          // of the result, an Activation
     const bf16* residual;        // [rows, outputs], to which the result, rounded, is added; null: none
     bf16* out;                   // [rows, outputs], `out_stride` from one row to the next
     int64_t out_stride;
@@ -26,7 +27,8 @@ struct RowsProduct {
 inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int64_t x_stride, bf16* out,
                               int64_t out_stride) {
     const float* scales = w.kind == INT8 ? reinterpret_cast<const float*>(w.scales) : nullptr;
-    return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, 0, nullptr, out, out_stride};
+    return {x, rows, w.inputs, x_stride, w.kind, w.codes, scales, nullptr, w.outputs, NO_ACTIVATION, nullptr, out,
+            out_stride};
 }
 
 }  // namespace vl2

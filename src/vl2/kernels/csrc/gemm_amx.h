@@ -173,16 +173,16 @@ class ProductInTiles {
         return interleave_bf16(_mm512_add_ps(even(a), even(b)), _mm512_add_ps(odd(a), odd(b)));
     }
 
-    // Sixteen sums of one output with scales, bias and GELU: of integers by the expression of from_int32_sums.
+    // Sixteen sums of one output with scales, bias and activation: of integers by the expression of from_int32_sums.
     Floats scale_sums(const Sum* sums, int64_t output, Floats row_scales) const {
         const Floats bias = splat(p_.bias ? to_float(p_.bias[output]) : 0);
         if constexpr (IS_INT8) {
             Ints integers;
             std::memcpy(&integers, sums, sizeof integers);
-            return dequantize_sum(integers, row_scales, splat(p_.column_scales[output]), bias, p_.gelu);
+            return dequantize_sum(integers, row_scales, splat(p_.column_scales[output]), bias, p_.activation);
         } else {
             const Floats value = load(sums) + bias;
-            return p_.gelu ? fast_gelu(rounded(value)) : value;
+            return p_.activation ? activate(rounded(value), p_.activation) : value;
         }
     }
 

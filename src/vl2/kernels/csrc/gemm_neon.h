@@ -36,7 +36,7 @@ class Bf16Input {
     // What a row's sums of outputs n to n + LANES become, before they are rounded.
     Floats value(const RowsProduct& p, int64_t row, int64_t first, int64_t n) const {
         const Floats bias = p.bias ? load(p.bias + first + n) : Floats{}, value = load(&sums_[row * BLOCK + n]) + bias;
-        return p.gelu ? fast_gelu(rounded(value)) : value;
+        return p.activation ? activate(rounded(value), p.activation) : value;
     }
 
    private:
@@ -70,7 +70,7 @@ class Int8Input {
     Floats value(const RowsProduct& p, int64_t row, int64_t first, int64_t n) const {
         const Ints sums = (Ints)vld1q_s32(&sums_[row * BLOCK + n]);
         const Floats bias = p.bias ? load(p.bias + first + n) : Floats{};
-        return dequantize_sum(sums, splat(scales_[row]), load(p.column_scales + first + n), bias, p.gelu != 0);
+        return dequantize_sum(sums, splat(scales_[row]), load(p.column_scales + first + n), bias, p.activation);
     }
 
    private:

@@ -2,7 +2,7 @@
 // again.
 //
 // In: bfloat16 rows, or int32 sums with the scales of both sides. Out: codes with a scale each row, or bfloat16 rows
-// with bias, GELU and residual. Callers are kernels.cpp, where PyTorch multiplies in between, and gemm_amx.h and
+// with bias, activation and residual. Callers are kernels.cpp, where PyTorch multiplies in between, and gemm_amx.h and
 // prefill_moe_int8_amx.h, where tile registers do; all use the same expressions, so all have the same bits. All is
 // portable.
 #pragma once
@@ -52,19 +52,19 @@ inline void to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* cod
                   [&](int64_t r) { scales[r] = to_int8_row(x + r * width, width, codes + r * width); });
 }
 
-// A sum times the row's scale and the column's, plus the bias, zero where there is none, and the GELU of that. One
-// expression: the compiler then makes the last product and the sum one instruction everywhere, and all that use it have
-// the same bits.
-inline Floats dequantize_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, bool gelu) {
+// A sum times the row's scale and the column's, plus the bias, zero where there is none, and the activation of that.
+// One expression: the compiler then makes the last product and the sum one instruction everywhere, and all that use it
+// have the same bits.
+inline Floats dequantize_sum(Ints sum, Floats row_scale, Floats column_scale, Floats bias, int64_t activation) {
     const Floats value = __builtin_convertvector(sum, Floats) * row_scale * column_scale + bias;
-    return gelu ? fast_gelu(rounded(value)) : value;
+    return activation ? activate(rounded(value), activation) : value;
 }
 
-// out = sums * the row's scale * the column's + bias; gelu of that, rounded, where it is asked for; and that, rounded,
-// added to `residual` [rows, width] where there is one.
+// out = sums * the row's scale * the column's + bias; the activation of that, rounded, where there is one; and that,
+// rounded, added to `residual` [rows, width] where there is one.
 inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                            const float* column_scales, const bf16* bias, bool gelu, const bf16* residual, bf16* out,
-                            int threads) {
+                            const float* column_scales, const bf16* bias, int64_t activation, const bf16* residual,
+                            bf16* out, int threads) {
     parallel_rows(rows, 8, threads, [&](int64_t r) {
         for (int64_t first = 0; first < width; first += LANES) {
             // The last lanes of a row begin earlier, over some that are done: the same numbers once more.
@@ -72,7 +72,7 @@ inline void from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, co
             Ints integers;
             std::memcpy(&integers, sums + r * width + n, sizeof integers);
             const Floats added = bias ? load(bias + n) : Floats{};
-            Floats value = dequantize_sum(integers, splat(row_scales[r]), load(column_scales + n), added, gelu);
+            Floats value = dequantize_sum(integers, splat(row_scales[r]), load(column_scales + n), added, activation);
             if (residual) value = load(residual + r * width + n) + rounded(value);
             store(out + r * width + n, value);
         }

@@ -3,7 +3,7 @@
 // In: pointers into the caller's memory, sizes and strides as 64-bit integers, and the number of threads. Out: results
 // in the caller's memory. Nothing is kept after a call but what threads reuse for the next. Functions that return a
 // number say 1 when done, and 0 where the kernel does not do this shape or this machine has no such kernel: then Python
-// takes the plain way. An exception that leaves a function ends the process, so the two that allocate much catch
+// takes the plain way. An exception that leaves a function ends the process, so those that allocate much catch
 // std::bad_alloc. This is the only file that is compiled; every header is included from here.
 #include <new>
 
@@ -16,7 +16,9 @@
 #include "int8.h"
 #include "prefill_attention.h"
 #include "prefill_moe.h"
+#include "relative_attention.h"
 #include "row_ops.h"
+#include "sam.h"
 
 using namespace vl2;
 
@@ -37,6 +39,11 @@ int64_t vl2_attend(const Attention* attention, int64_t threads) {
 }
 
 // 1 when done, 0 where the kernel does not do this shape.
+int64_t vl2_attend_windows(const RelativeAttention* attention, int64_t threads) {
+    return attend_windows(*attention, static_cast<int>(threads));
+}
+
+// 1 when done, 0 where the kernel does not do this shape.
 int64_t vl2_experts(const ExpertRows* experts, int64_t threads) {
     return run_experts(*experts, static_cast<int>(threads));
 }
@@ -51,7 +58,9 @@ void vl2_layer_norm(const bf16* x, const bf16* weight, const bf16* bias, int64_t
     layer_norm_rows(x, weight, bias, rows, width, eps, out, static_cast<int>(threads));
 }
 
-void vl2_gelu(bf16* x, int64_t count, int64_t threads) { gelu_all(x, count, static_cast<int>(threads)); }
+void vl2_activate(bf16* x, int64_t count, int64_t activation, int64_t threads) {
+    activate_all(x, count, activation, static_cast<int>(threads));
+}
 
 void vl2_gelu_gradient(const bf16* x, const bf16* grad, int64_t count, bf16* out, int64_t threads) {
     gelu_gradient(x, grad, count, out, static_cast<int>(threads));
@@ -93,9 +102,9 @@ void vl2_to_int8_rows(const bf16* x, int64_t rows, int64_t width, int8_t* codes,
 
 // `width` is at least 16; `bias` and `residual` may be null.
 void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const float* row_scales,
-                         const float* column_scales, const bf16* bias, int64_t gelu, const bf16* residual, bf16* out,
-                         int64_t threads) {
-    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, gelu != 0, residual, out,
+                         const float* column_scales, const bf16* bias, int64_t activation, const bf16* residual,
+                         bf16* out, int64_t threads) {
+    from_int32_sums(sums, rows, width, row_scales, column_scales, bias, activation, residual, out,
                     static_cast<int>(threads));
 }
 
@@ -120,6 +129,15 @@ int64_t vl2_prefill(const Model* model, const PrefillChunk* chunk) {
 int64_t vl2_encode(const Encoder* encoder, bf16* x, int64_t tiles, int64_t patches, int64_t threads) {
     try {
         return encode(*encoder, x, tiles, patches, static_cast<int>(threads));
+    } catch (const std::bad_alloc&) {
+        return 0;
+    }
+}
+
+// 1 when done; 0 where a kernel does not do a shape, or there is no memory: what is written is then of no use.
+int64_t vl2_encode_sam(const Sam* sam, const SamViews* views, int64_t threads) {
+    try {
+        return encode_sam(*sam, *views, static_cast<int>(threads));
     } catch (const std::bad_alloc&) {
         return 0;
     }

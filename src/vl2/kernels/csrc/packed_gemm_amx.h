@@ -51,13 +51,16 @@ void multiply_two_blocks(const uint32_t* x, int64_t pairs, const bf16* one, cons
     for (int64_t first = 0; first < width; first += at_once, x += at_once / 2 * PANEL_STRIDE) {
         const BlockPair weight{one + first, two + first, stride};
         const int64_t channels = std::min(at_once, width - first);
+        const bool is_added = accumulate || first > 0;
+        const auto start = [&](const float* sums) { return is_added ? sums : nullptr; };
         for (int v = 0; v + 2 <= V; v += 2)
             multiply_blocks<2>(x + v * LANES, PANEL_STRIDE, weight, channels, sums_one + v * LANES,
-                               sums_two + v * LANES, between, accumulate || first > 0);
+                               sums_two + v * LANES, between, start(sums_one + v * LANES),
+                               start(sums_two + v * LANES));
         if constexpr (V % 2 != 0) {
             constexpr int64_t LAST = (V - 1) * LANES;
             multiply_blocks<1>(x + LAST, PANEL_STRIDE, weight, channels, sums_one + LAST, sums_two + LAST, between,
-                               accumulate || first > 0);
+                               start(sums_one + LAST), start(sums_two + LAST));
         }
     }
 }

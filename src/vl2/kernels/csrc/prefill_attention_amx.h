@@ -17,24 +17,26 @@ struct PackedHead {
     AlignedVector<bf16> keys, values;  // [keys][channels]; [value channels][value_row]
     int64_t channels, num_keys, value_row;
 
-    void pack(const Attention& a, int64_t b, int64_t h) {
-        channels = round_up(a.channels, 32);
-        num_keys = round_up(a.keys, TILE_KEYS);
+    // So many keys and values, whose channels lie where `key_at` and `value_at` say.
+    template <class KeyAt, class ValueAt>
+    void pack(int64_t count, int64_t key_channels, int64_t value_channels, const KeyAt& key_at,
+              const ValueAt& value_at) {
+        channels = round_up(key_channels, 32);
+        num_keys = round_up(count, TILE_KEYS);
         // An odd number of lines: sixteen rows that lie an even number apart share few places of the first cache.
         value_row = (num_keys / TILE_KEYS | 1) * TILE_KEYS;
         keys.resize(num_keys * channels);
-        values.resize(round_up(a.value_channels, 32) * value_row);
+        values.resize(round_up(value_channels, 32) * value_row);
         for (int64_t k = 0; k < num_keys; k++)
             for (int64_t c = 0; c < channels; c += 32)
-                _mm512_storeu_si512(&keys[k * channels + c], k < a.keys
-                                                                 ? load_part(a.key.at(b, h, k) + c, a.channels - c)
-                                                                 : _mm512_setzero_si512());
+                _mm512_storeu_si512(&keys[k * channels + c], k < count ? load_part(key_at(k) + c, key_channels - c)
+                                                                       : _mm512_setzero_si512());
         for (int64_t k = 0; k < num_keys; k += LANES)
-            for (int64_t c = 0; c < round_up(a.value_channels, 32); c += 32) {
+            for (int64_t c = 0; c < round_up(value_channels, 32); c += 32) {
                 __m512i block[16];  // of a key each, then of a pair of channels each
                 for (int64_t i = 0; i < LANES; i++)
-                    block[i] = k + i < a.keys ? load_part(a.value.at(b, h, k + i) + c, a.value_channels - c)
-                                              : _mm512_setzero_si512();
+                    block[i] = k + i < count ? load_part(value_at(k + i) + c, value_channels - c)
+                                             : _mm512_setzero_si512();
                 transpose(block);
                 for (int64_t i = 0; i < LANES; i++) {
                     bf16* to = &values[(c + 2 * i) * value_row + k];
@@ -46,16 +48,16 @@ struct PackedHead {
     }
 };
 
-// Up to 32 queries from a first one on, the last repeated: [pair of channels][32].
-inline void pack_queries(const Attention& a, int64_t b, int64_t h, int64_t first, int64_t count, int64_t channels,
-                         uint32_t* to) {
-    for (int64_t v = 0; v < TILE_QUERIES; v += LANES)
+// So many rows, whole vectors of them, which lie where `row_at` says: [pair of channels][rows]. Zeros fill the channels
+// up to a multiple of 32.
+template <class RowAt>
+void pack_pairs(int64_t rows, int64_t channels, const RowAt& row_at, uint32_t* to) {
+    for (int64_t v = 0; v < rows; v += LANES)
         for (int64_t c = 0; c < channels; c += 32) {
             __m512i block[16];
-            for (int64_t i = 0; i < LANES; i++)
-                block[i] = load_part(a.query.at(b, h, first + std::min(v + i, count - 1)) + c, a.channels - c);
+            for (int64_t i = 0; i < LANES; i++) block[i] = load_part(row_at(v + i) + c, channels - c);
             transpose(block);
-            for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + (c / 2 + i) * TILE_QUERIES + v, block[i]);
+            for (int64_t i = 0; i < LANES; i++) _mm512_storeu_si512(to + (c / 2 + i) * rows + v, block[i]);
         }
 }
 
@@ -102,11 +104,12 @@ struct SoftmaxLanes {
 };
 
 // The epilogue: 32 channels of up to 32 queries, of which `sums` hold [32][32], divided by the queries' totals, whose
-// inverses are given.
-inline void store_means(const float* sums, const Floats* inverses, const Attention& a, int64_t b, int64_t h,
-                        int64_t first, int64_t count, int64_t channel) {
+// inverses are given. `out_at` says where each query's channels begin, of which those from `channel` on are stored.
+template <class OutAt>
+void store_means(const float* sums, const Floats* inverses, int64_t count, int64_t channel, int64_t channels,
+                 const OutAt& out_at) {
     for (int64_t half = 0; half < 2; half++) {
-        const int64_t left = a.value_channels - channel - half * LANES;
+        const int64_t left = channels - channel - half * LANES;
         if (left <= 0) return;
         const __mmask16 kept = left < LANES ? static_cast<__mmask16>((1u << left) - 1) : 0xffff;
         for (int64_t v = 0; v < TILE_QUERIES / LANES; v++) {
@@ -117,7 +120,7 @@ inline void store_means(const float* sums, const Floats* inverses, const Attenti
             }
             transpose(block);
             for (int64_t m = 0; m < std::min<int64_t>(LANES, count - v * LANES); m++)
-                _mm256_mask_storeu_epi16(a.out.at(b, h, first + v * LANES + m) + channel + half * LANES, kept,
+                _mm256_mask_storeu_epi16(out_at(v * LANES + m) + channel + half * LANES, kept,
                                          (__m256i)_mm512_cvtneps_pbh((__m512)block[m]));
         }
     }
@@ -131,7 +134,9 @@ inline void attend_queries(const Attention& a, int64_t b, int64_t h) {
     static thread_local AlignedVector<float> scores;
     const TileRegisters registers;
     const auto nothing = [] {};
-    head.pack(a, b, h / a.shared);
+    head.pack(
+        a.keys, a.channels, a.value_channels, [&](int64_t k) { return a.key.at(b, h / a.shared, k); },
+        [&](int64_t k) { return a.value.at(b, h / a.shared, k); });
     query.resize(head.channels);
     weights.resize(head.num_keys);
     scores.resize(head.num_keys * TILE_QUERIES);
@@ -139,7 +144,10 @@ inline void attend_queries(const Attention& a, int64_t b, int64_t h) {
     for (int64_t first = 0; first < a.queries; first += TILE_QUERIES) {
         const int64_t count = std::min(TILE_QUERIES, a.queries - first);
         const int64_t width = round_up(a.visible_keys(first + count - 1), TILE_KEYS);
-        pack_queries(a, b, h, first, count, head.channels, queries);
+        // A short tile repeats its last query.
+        pack_pairs(
+            TILE_QUERIES, a.channels,
+            [&](int64_t i) { return a.query.at(b, h, first + std::min(i, count - 1)); }, queries);
         SoftmaxLanes lanes[2];
         for (int64_t v = 0; v < 2; v++) {
             lanes[v].scores = &scores[v * LANES];
@@ -173,7 +181,8 @@ inline void attend_queries(const Attention& a, int64_t b, int64_t h) {
             };
             if (a.value_channels - c > LANES) multiply(std::integral_constant<int, 2>());
             else multiply(std::integral_constant<int, 1>());
-            store_means(sums, inverses, a, b, h, first, count, c);
+            store_means(sums, inverses, count, c, a.value_channels,
+                        [&](int64_t i) { return a.out.at(b, h, first + i); });
         }
     }
 }

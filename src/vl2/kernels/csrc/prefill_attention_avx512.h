@@ -19,21 +19,28 @@ struct PackedHead {
     AlignedVector<uint32_t> keys, values;  // [block][pair of channels][64 keys]; [pair of keys][channels]
     int64_t channel_pairs, key_blocks, value_width;
 
-    void pack(const Attention& a, int64_t b, int64_t h) {
-        channel_pairs = a.channels / 2;
-        key_blocks = (a.keys + KEY_BLOCK - 1) / KEY_BLOCK;
-        value_width = round_up(a.value_channels, LANES);
-        keys.assign(key_blocks * channel_pairs * KEY_BLOCK, 0);
-        values.assign((a.keys + 1) / 2 * value_width, 0);
-        for (int64_t k = 0; k < a.keys; k++) {
-            uint32_t* to = &keys[k / KEY_BLOCK * channel_pairs * KEY_BLOCK + k % KEY_BLOCK];
-            const bf16* from = a.key.at(b, h, k);
-            for (int64_t c = 0; c < channel_pairs; c++) std::memcpy(&to[c * KEY_BLOCK], from + 2 * c, 4);
-        }
-        for (int64_t k = 0; k < a.keys; k++) {
-            const bf16* from = a.value.at(b, h, k);
+    // So many keys and values, whose channels lie where `key_at` and `value_at` say.
+    template <class KeyAt, class ValueAt>
+    void pack(int64_t count, int64_t channels, int64_t value_channels, const KeyAt& key_at, const ValueAt& value_at) {
+        pack_keys(count, channels, key_at);
+        value_width = round_up(value_channels, LANES);
+        values.assign((count + 1) / 2 * value_width, 0);
+        for (int64_t k = 0; k < count; k++) {
+            const bf16* from = value_at(k);
             bf16* to = reinterpret_cast<bf16*>(&values[k / 2 * value_width]) + k % 2;
-            for (int64_t c = 0; c < a.value_channels; c++) to[2 * c] = from[c];
+            for (int64_t c = 0; c < value_channels; c++) to[2 * c] = from[c];
+        }
+    }
+
+    template <class KeyAt>
+    void pack_keys(int64_t count, int64_t channels, const KeyAt& key_at) {
+        channel_pairs = channels / 2;
+        key_blocks = (count + KEY_BLOCK - 1) / KEY_BLOCK;
+        keys.assign(key_blocks * channel_pairs * KEY_BLOCK, 0);
+        for (int64_t k = 0; k < count; k++) {
+            uint32_t* to = &keys[k / KEY_BLOCK * channel_pairs * KEY_BLOCK + k % KEY_BLOCK];
+            const bf16* from = key_at(k);
+            for (int64_t c = 0; c < channel_pairs; c++) std::memcpy(&to[c * KEY_BLOCK], from + 2 * c, 4);
         }
     }
 };
@@ -133,7 +140,9 @@ inline void attend_queries(const Attention& a, int64_t b, int64_t h) {
     static thread_local PackedHead head;
     static thread_local AlignedVector<float> scores;
     static thread_local AlignedVector<bf16> weights;
-    head.pack(a, b, h / a.shared);
+    head.pack(
+        a.keys, a.channels, a.value_channels, [&](int64_t k) { return a.key.at(b, h / a.shared, k); },
+        [&](int64_t k) { return a.value.at(b, h / a.shared, k); });
     const int64_t width = head.key_blocks * KEY_BLOCK;
     scores.resize(QUERY_BLOCK * width);
     weights.resize(QUERY_TILE * width);

@@ -81,14 +81,14 @@ inline void layer_norm_rows(const bf16* x, const bf16* weight, const bf16* bias,
     });
 }
 
-// The tanh GELU of every number, in place.
-inline void gelu_all(bf16* x, int64_t count, int threads) {
+// The activation of every number, in place.
+inline void activate_all(bf16* x, int64_t count, int64_t activation, int threads) {
     constexpr int64_t AT_ONCE = 1 << 14;
     parallel_for((count + AT_ONCE - 1) / AT_ONCE, threads, [&](int64_t task) {
         const int64_t end = std::min(count, (task + 1) * AT_ONCE);
         int64_t n = task * AT_ONCE;
-        for (; n + LANES <= end; n += LANES) store_fast(x + n, fast_gelu(load(x + n)));
-        for (; n < end; n++) x[n] = to_bf16(fast_gelu(splat(to_float(x[n])))[0]);
+        for (; n + LANES <= end; n += LANES) store_fast(x + n, activate(load(x + n), activation));
+        for (; n < end; n++) x[n] = to_bf16(activate(splat(to_float(x[n])), activation)[0]);
     });
 }
 

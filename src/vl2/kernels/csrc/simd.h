@@ -149,7 +149,10 @@ inline Floats logistic(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
 // SiLU and the tanh GELU of what is rounded to bfloat16 next: with AVX-512 their relative error is up to 7e-5.
 inline Floats fast_silu(Floats x) { return x * logistic(x); }
-inline Floats fast_gelu(Floats x) { return x * logistic(1.5957691216f * (x + 0.044715f * x * x * x)); }
+inline Floats fast_gelu_tanh(Floats x) { return x * logistic(1.5957691216f * (x + 0.044715f * x * x * x)); }
+
+// x / (1 + e^-logit), of which the same is true.
+inline Floats fast_gate(Floats x, Floats logit) { return x * logistic(logit); }
 
 #if !defined(VL2_NEON)
 
@@ -174,5 +177,33 @@ inline float dot(const bf16* a, const bf16* b, int64_t n) {
 namespace vl2 {
 
 inline Floats silu(Floats x) { return x * logistic(x); }
+
+// Held the same in Python: what follows a product.
+enum Activation : int64_t { NO_ACTIVATION = 0, GELU_TANH = 1, GELU = 2, QUICK_GELU = 3 };
+
+// The GELU x * Phi(x), Phi being the normal distribution, with a relative error below 8e-4 from -5.5 on and an absolute
+// one below 1e-6 before: a third of what rounding to bfloat16 does. The polynomial is the best for
+// log(Phi / (1 - Phi)), weighted with what it changes, from -5.5 to 5.5.
+inline Floats fast_gelu(Floats x) {
+    Floats square = x * x;
+    square = square > splat(30.25f) ? splat(30.25f) : square;
+    Floats p = splat(-8.52950108e-9f);
+    for (const float factor : {6.46574019e-7f, -8.47651827e-6f, -7.85011437e-4f, 7.49255288e-2f, 1.59361631f})
+        p = p * square + factor;
+    return fast_gate(x, x * p);
+}
+
+// CLIP's approximation of it.
+inline Floats fast_quick_gelu(Floats x) { return fast_gate(x, 1.702f * x); }
+
+// For what is rounded to bfloat16 next.
+inline Floats activate(Floats x, int64_t activation) {
+    switch (activation) {
+        case GELU_TANH: return fast_gelu_tanh(x);
+        case GELU: return fast_gelu(x);
+        case QUICK_GELU: return fast_quick_gelu(x);
+        default: return x;
+    }
+}
 
 }  // namespace vl2

@@ -58,10 +58,17 @@ inline Floats fast_silu(Floats x) {
 }
 
 // The tanh GELU with a relative error below 7e-5: for what is rounded to bfloat16 next.
-inline Floats fast_gelu(Floats x) {
+inline Floats fast_gelu_tanh(Floats x) {
     // The factors are those of the portable GELU times -log2(e). Where the power is infinite, what is divided by it is
     // zero.
     const __m512 power = (__m512)(x * (-2.3022082f - 0.10294324f * x * x));
+    return (Floats)_mm512_mul_ps((__m512)x,
+                                 _mm512_rcp14_ps(_mm512_add_ps(fast_power_of_two(power), _mm512_set1_ps(1.0f))));
+}
+
+// x / (1 + e^-logit), of which the same is true.
+inline Floats fast_gate(Floats x, Floats logit) {
+    const __m512 power = _mm512_mul_ps((__m512)logit, _mm512_set1_ps(-1.44269504f));
     return (Floats)_mm512_mul_ps((__m512)x,
                                  _mm512_rcp14_ps(_mm512_add_ps(fast_power_of_two(power), _mm512_set1_ps(1.0f))));
 }
