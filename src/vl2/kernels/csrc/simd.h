@@ -144,6 +144,15 @@ inline void store_fast(bf16* to, Floats value) { store(to, value); }
 // The lowest byte of each lane.
 inline Bytes lowest_bytes(Ints words) { return __builtin_convertvector(words, Bytes); }
 
+#if !defined(VL2_AVX2)
+// One code after the other: GCC takes the general conversion apart too, and goes through memory for it.
+inline Floats load(const int8_t* from) {
+    float values[LANES];
+    for (int i = 0; i < LANES; i++) values[i] = from[i];
+    return load(values);
+}
+#endif
+
 // 1 / (1 + e^-x).
 inline Floats logistic(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 
