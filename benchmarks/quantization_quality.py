@@ -1,11 +1,12 @@
-"""What quantized weights cost: how far logits move, how many tokens stay the same, what perplexity becomes.
+"""What quantized weights and caches cost: how far logits move, how many tokens stay the same, what perplexity becomes.
 
     python benchmarks/quantization_quality.py nano --dtype float32 --text data/nano/test/text/en.txt
     python benchmarks/random_checkpoint.py tiny /data/tiny-random
     python benchmarks/quantization_quality.py /data/tiny-random --out tiny.json
 
 Each form is made of the same plain weights and compared with them, on the same tokens: windows of a text, or drawn at
-random where none is given, and one answer to a picture, token by token. Random weights are a hard case: their logits
+random where none is given, and one answer to a picture, token by token. With a cache in int8 the windows are read token
+by token too, so that each token sees all before it through the cache. Random weights are a hard case: their logits
 are nearly even, so that the least change puts another token first. The table goes into docs/quantization.md.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,10 +27,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vl2.errors import UserError
+from vl2.infer.engine.scheduler import ROWS_TOGETHER
 from vl2.infer.vlm import VLM, load
 from vl2.model.attention import AttentionMask
 from vl2.quant.quantize_model import SCHEME_NAMES
 
+CACHE = "int8 cache"
 QUESTION = "Describe this picture in detail."
 
 
@@ -65,15 +69,34 @@ def windows(vlm: VLM, texts: Sequence[Path], count: int, length: int) -> Tensor:
     return F.pad(ids.view(count, length - 1), (1, 0), value=first)
 
 
-@torch.inference_mode()
-def look(vlm: VLM, ids_WS: Tensor, num_answer: int, side: int) -> Seen:
-    """Read the windows, each by itself, and answer a question about a picture."""
+def read_whole(vlm: VLM, ids_WS: Tensor) -> list[Tensor]:
+    """Return the logits [S - 1, V] of each window, read in one pass without a cache."""
     language = vlm.model.language
     positions_1S = torch.arange(ids_WS.shape[1]).unsqueeze(0)
     logits = []
     for ids_S in ids_WS:
         hidden = language.model(language.embed(ids_S.unsqueeze(0)), positions_1S, AttentionMask.of_rows(None))
         logits.append(language.logits(hidden.states_BSD)[0, :-1])
+    return logits
+
+
+def read_token_by_token(vlm: VLM, ids_WS: Tensor) -> list[Tensor]:
+    """Return the same, of windows that are decoded together."""
+    length, logits = ids_WS.shape[1] - 1, list[Tensor]()
+    for ids_BS in ids_WS[:, :length].split(ROWS_TOGETHER):
+        count = len(ids_BS)
+        with closing(vlm.runner.cache_pool(count, length, count * length)) as pool:
+            rows = [pool.take(length) for _ in range(count)]
+            steps = [vlm.runner.decode(ids_B.tolist(), rows, count).clone() for ids_B in ids_BS.T]
+            logits += torch.stack(steps, dim=1).unbind()
+    return logits
+
+
+@torch.inference_mode()
+def look(vlm: VLM, ids_WS: Tensor, num_answer: int, side: int) -> Seen:
+    """Read the windows, each by itself, and answer a question about a picture."""
+    read = read_whole if vlm.cache == "auto" else read_token_by_token
+    logits = read(vlm, ids_WS)
     picture = Image.radial_gradient("L").resize((side, side)).convert("RGB")
     reply = vlm.chat(QUESTION, [picture], max_new_tokens=num_answer)
     return Seen(logits_SV=torch.cat(logits), answer=reply.token_ids)
@@ -100,11 +123,13 @@ def measure(
     own = str(vlm.model.dtype).removeprefix("torch.")
     costs = [compare(own, plain, plain, targets_S)]
     # Rounding to bfloat16 alone moves logits too: the other costs are to be seen beside it.
-    forms = [("bfloat16", "auto")] if own == "float32" else []
-    for as_type, weights in [*forms, *((own, name) for name in SCHEME_NAMES)]:
+    forms = [("bfloat16", "auto", "auto")] if own == "float32" else []
+    for as_type, weights, cache in [
+        *forms, *((own, name, "auto") for name in SCHEME_NAMES), (own, "auto", "int8")
+    ]:  # fmt: skip
         del vlm  # two models at once need not fit
-        vlm = load(model, device="cpu", dtype=as_type, weights=weights)
-        form = as_type if weights == "auto" else weights
+        vlm = load(model, device="cpu", dtype=as_type, weights=weights, cache=cache)
+        form = CACHE if cache != "auto" else as_type if weights == "auto" else weights
         costs.append(compare(form, plain, look(vlm, ids_WS, num_answer, side), targets_S))
     return costs
 

@@ -63,13 +63,14 @@ def test_a_request_of_wrong_types_is_one_error_among_answers(vl2, asked: Path, t
     assert again.code == 1, "what failed before is not forgotten"
 
 
-def test_other_weights_are_another_job(vl2, answerable: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["weights", "cache"])
+def test_other_weights_or_another_cache_are_another_job(vl2, answerable: Path, tmp_path: Path, what: str) -> None:
     asked = answerable
     command = ("batch", asked, "-o", tmp_path / "out.jsonl", "-m", TINY, "-q")
     assert vl2(*command).code == 0
-    ran = vl2(*command, "--weights", "int8")
+    ran = vl2(*command, f"--{what}", "int8")
     assert ran.code == 1
-    assert "was begun with weights auto, now it is int8" in ran.err
+    assert f"was begun with {what} auto, now it is int8" in ran.err
 
 
 def test_a_model_that_is_not_there_costs_neither_the_job_nor_its_answers(vl2, answerable: Path, tmp_path: Path) -> None:

@@ -181,12 +181,30 @@ def test_the_context_decides_the_cache(vl2):
     assert long["activations"] >= short["activations"]
 
 
+def test_a_cache_in_int8_is_planned_with_a_plain_layer_for_reading(vl2):
+    told, int8 = (
+        json.loads(vl2("inspect", "tiny", "--json", "--memory", "100GB", *more).out)
+        for more in ((), ("--cache", "int8"))
+    )
+    plain_bytes, int8_bytes = 12 * 2 * 1280 * 2, 12 * 2 * (1280 + 10 * 4)
+    assert told["cache_bytes_per_token"] == {"float32": 2 * plain_bytes, "bfloat16": plain_bytes, "int8": int8_bytes}
+    assert (told["cache"], int8["cache"]) == ("auto", "int8")
+    assert told["plans"][1]["cache"] == 4096 * plain_bytes
+    assert int8["plans"][1]["cache"] == 4096 * int8_bytes
+    assert int8["plans"][1]["activations"] == told["plans"][1]["activations"] + 4096 * plain_bytes // 12
+    assert "--cache int8" in int8["advice"]
+    assert "--cache" not in told["advice"]
+    assert "int8 cache, 4,096" in vl2("inspect", "tiny", "--cache", "int8").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("tiny", "--context", "0"), "--context must be at least 1 token, got 0"),
         (("tiny", "--memory", "lots"), "a size is a number with a unit"),
-        ((IMAGES / "dot1x1.png", "--memory", "8GB"), "--context and --memory are for checkpoints"),
+        ((IMAGES / "dot1x1.png", "--memory", "8GB"), "--context, --memory and --cache are for checkpoints"),
+        ((IMAGES / "dot1x1.png", "--cache", "int8"), "--context, --memory and --cache are for checkpoints"),
+        (("tiny", "--cache", "int4"), "cache must be auto or int8, got int4"),
     ],
 )
 def test_wrong_plans_are_refused(vl2, arguments, says):

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from vl2.model.int8_cache import Int8Cache
+
 from ..reference import CHECKPOINTS
 
 TINY = CHECKPOINTS / "tiny"
@@ -33,6 +35,16 @@ def test_what_was_written_is_told_as_json(vl2, tmp_path):
     assert told["bytes"] < told["source_bytes"]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_cache_in_int8_is_chosen_by_its_flag(vl2, monkeypatch, dtype):
+    made, allocate = [], Int8Cache.empty
+    monkeypatch.setattr(Int8Cache, "empty", lambda *args, **kwargs: made.append(allocate(*args, **kwargs)) or made[-1])
+    plain, int8 = (vl2(*ASK, "-m", TINY, "--dtype", dtype, *more) for more in ((), ("--cache", "int8")))
+    assert (plain.code, int8.code, int8.err) == (0, 0, "")
+    assert json.loads(int8.out)["usage"] == json.loads(plain.out)["usage"]
+    assert [len(row.lengths) for row in made if row.layers == [] or row.layers[0][0].device.type == "cpu"] == [1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -41,6 +53,14 @@ def test_what_was_written_is_told_as_json(vl2, tmp_path):
         (("quantize", TINY), 2, "OUT is missing"),
         (("quantize", TINY, f"{__file__}/out"), 1, f"cannot write {__file__}/out: Not a directory"),
         (("ask", "hi", "-m", TINY, "--weights", "int3"), 1, "weights must be auto, int8 or int4, got int3"),
+        (("ask", "hi", "-m", TINY, "--cache", "int4"), 1, "cache must be auto or int8, got int4"),
+        (("serve", "-m", TINY, "--cache", "int4"), 1, "cache must be auto or int8, got int4"),
+        (("bench", "-m", TINY, "--cache", "int4"), 1, "cache must be auto or int8, got int4"),
+        (
+            ("serve", "-m", TINY, "--engine", "vllm", "--cache", "int8"),
+            1,
+            "--cache int8 is for this package's engine: vLLM has a cache of its own",
+        ),
         (
             ("ask", "hi", "-m", TINY, "--memory", "8"),
             1,

@@ -19,9 +19,11 @@ QUESTIONS = [
 
 
 @pytest.mark.skipif(load_kernels() is None, reason="no compiler here, and no kernels were built before")
+@pytest.mark.parametrize("cache", ["auto", "int8"])
 @pytest.mark.parametrize("weights", ["auto", "int8", "int4"])
-def test_a_batch_in_bfloat16_answers_as_one_by_one(weights: str) -> None:
-    vlm = vl2.load("nano", device="cpu", dtype="bfloat16", weights=weights, limits=Limits(max_num_seqs=4))
+def test_a_batch_in_bfloat16_answers_as_one_by_one(weights: str, cache: str) -> None:
+    limits = Limits(max_num_seqs=4)
+    vlm = vl2.load("nano", device="cpu", dtype="bfloat16", weights=weights, cache=cache, limits=limits)
     messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
     together = vlm.batch(messages, max_new_tokens=24)
     alone = [vlm.generate(turns, max_new_tokens=24) for turns in messages]

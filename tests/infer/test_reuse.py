@@ -32,8 +32,8 @@ NOTHING = {"encoder_bytes": 0, "prefix_bytes": 0}
 
 
 @cache
-def shared(dtype: str) -> VLM:
-    return load("nano", device="cpu", dtype=dtype)
+def shared(dtype: str, form: str = "auto") -> VLM:
+    return load("nano", device="cpu", dtype=dtype, cache=form)
 
 
 def fresh(dtype: str = "bfloat16", **bounds: int) -> VLM:
@@ -56,8 +56,7 @@ def tiles_encoded(vlm: VLM) -> Iterator[list[int]]:
 
 
 def logits_of(vlm: VLM, sample: Sample, reuse: Reuse | None, longest: int | None = None) -> tuple[Tensor, int]:
-    model = vlm.model
-    row = Cache.allocate(model.config.language_config, 1, len(sample), dtype=model.dtype, device=model.device)
+    row = vlm.runner.cache_pool(1, len(sample), len(sample)).take(len(sample))
     with torch.inference_mode():
         prompt = Prefill(
             vlm.runner,
@@ -99,10 +98,19 @@ CONVERSATIONS = {
 }
 
 
-@pytest.mark.parametrize(("dtype", "longest"), [("float32", None), ("bfloat16", None), ("bfloat16", 96)])
+@pytest.mark.parametrize(
+    ("dtype", "longest", "form"),
+    [
+        ("float32", None, "auto"),
+        ("bfloat16", None, "auto"),
+        ("bfloat16", 96, "auto"),
+        ("float32", 96, "int8"),
+        ("bfloat16", 96, "int8"),
+    ],
+)
 @pytest.mark.parametrize("name", CONVERSATIONS)
-def test_what_is_kept_changes_no_bit_of_the_logits(name: str, dtype: str, longest: int | None) -> None:
-    vlm, reuse, reused = shared(dtype), Reuse(), []
+def test_what_is_kept_changes_no_bit_of_the_logits(name: str, dtype: str, longest: int | None, form: str) -> None:
+    vlm, reuse, reused = shared(dtype, form), Reuse(), []
     for messages in CONVERSATIONS[name]:
         sample = vlm.processor.encode(messages)
         plain, _ = logits_of(vlm, sample, None, longest)
@@ -240,6 +248,16 @@ def test_of_a_prompt_too_long_for_the_bound_the_beginning_is_kept() -> None:
     assert logits_of(vlm, longer, reuse, longest)[1] == num_reused
     assert logits_of(vlm, longer, reuse, longest)[1] == num_reused
     assert reuse.prefix.nbytes <= bound
+
+
+def test_kept_prompts_of_a_cache_in_int8_take_fewer_bytes() -> None:
+    sample = shared("bfloat16").processor.encode(turns(with_images(LONG + "Why?", picture())))
+    plain, int8 = (kept_bytes(shared("bfloat16", form), sample, 96) for form in ("auto", "int8"))
+    config = shared("bfloat16").model.config.language_config
+    channels = config.hidden_size // config.num_attention_heads
+    # A byte less for each channel, and four more for each scale. The last states of the chunks are kept as they are.
+    heads = len(sample) * config.num_hidden_layers * 2 * config.num_kv_heads
+    assert plain - int8 == heads * (channels - 4)
 
 
 def test_another_prompt_makes_room_from_its_end() -> None:

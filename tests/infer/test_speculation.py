@@ -83,6 +83,20 @@ def test_the_answer_is_token_for_token_the_one_without_guesses(
 
 
 @needs_kernels
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "seed": 1}], ids=str)
+def test_with_a_cache_in_int8_the_answer_is_the_one_without_guesses_too(options: dict[str, Any]) -> None:
+    vlm = vl2.load("nano", dtype="bfloat16", cache="int8")
+    tokenizer = vlm.processor.tokenizer
+    options = {"max_new_tokens": 30, "logit_bias": {tokenizer.eos_id: -100}, **options}
+    plain, _ = answer(vlm, READ, "line.png", speculation=False, **options)
+    expected = f"{tokenizer.decode(plain[:9])} something else {tokenizer.decode(plain[9:])}"
+    ids, counted = answer(vlm, READ, "line.png", prediction=expected, **options)
+    assert ids == plain
+    # Some guesses were right, and those that were wrong were taken out of the cache.
+    assert 0 < counted.accepted_tokens < counted.draft_tokens
+
+
+@needs_kernels
 def test_a_right_prediction_takes_fewer_steps_than_tokens(nano: VLM) -> None:
     tokenizer = nano.processor.tokenizer
     options = {"max_new_tokens": 40, "logit_bias": {tokenizer.eos_id: -100}}

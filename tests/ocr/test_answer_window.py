@@ -55,9 +55,10 @@ def test_answers_together_are_those_alone() -> None:
     assert [reply.token_ids for reply in together] == [reply.token_ids for reply in alone]
 
 
-def test_the_kernels_forget_as_the_plain_model_does() -> None:
+@pytest.mark.parametrize("form", ["auto", "int8"])
+def test_the_kernels_forget_as_the_plain_model_does(form: str) -> None:
     """In bfloat16, where the kernels run: behind the window the logits are those of plain PyTorch in float32."""
-    vlm = load(toy_folder("unlimited-ocr"), device="cpu", dtype="bfloat16", tiling="tiny")
+    vlm = load(toy_folder("unlimited-ocr"), device="cpu", dtype="bfloat16", tiling="tiny", cache=form)
     if vlm.runner.name == "plain PyTorch":
         pytest.skip("no kernels here")
     exact = copy.copy(toy_vlm("tiny", "unlimited-ocr"))

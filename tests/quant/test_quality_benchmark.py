@@ -28,9 +28,10 @@ def test_the_costs_are_ordered_and_written(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     costs = {cost["form"]: cost for cost in json.loads(out.read_text())}
-    assert list(costs) == ["float32", "bfloat16", "int8", "int4"]
+    assert list(costs) == ["float32", "bfloat16", "int8", "int4", "int8 cache"]
     assert costs["float32"]["mean_divergence"] == 0
     assert costs["float32"]["same_first"] == 1
     assert 0 < costs["int8"]["mean_divergence"] < costs["int4"]["mean_divergence"] < 0.5  # nats; guessing is 8
+    assert 0 < costs["int8 cache"]["mean_divergence"] < costs["int4"]["mean_divergence"]
     assert costs["int4"]["same_first"] < costs["int8"]["same_first"]
     assert [line.split(" | ")[0] for line in done.stdout.splitlines()[2:]] == [f"| {form}" for form in costs]

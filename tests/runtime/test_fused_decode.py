@@ -10,6 +10,7 @@ from vl2.kernels import load_kernels
 from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
+from vl2.model.int8_cache import AS_MODEL, CacheForm, allocate_cache
 from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
 from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.fused_passes import FusedLanguage, Unsupported
@@ -24,6 +25,7 @@ YARN = {
 }  # fmt: skip
 MODELS = {"tiny": {}, "small": LATENT, "base": LATENT}
 SCHEMES_AND_NONE: tuple[SchemeName | None, ...] = (None, "int8", "int4")
+FORMS: tuple[CacheForm, ...] = ("auto", "int8")
 
 
 def model_of(size: str, scheme: SchemeName | None = None) -> VL2:
@@ -33,8 +35,9 @@ def model_of(size: str, scheme: SchemeName | None = None) -> VL2:
     return model
 
 
-def filled_cache(model: VL2) -> Cache:
-    cache = Cache.allocate(model.config.language_config, len(PROMPTS), 40, dtype=model.dtype, device=model.device)
+def filled_cache(model: VL2, form: CacheForm = AS_MODEL) -> Cache:
+    config = model.config.language_config
+    cache = allocate_cache(form, config, len(PROMPTS), 40, dtype=model.dtype, device=model.device)
     for row, length in enumerate(PROMPTS):
         ids = torch.randint(5, 100, (1, length), generator=torch.Generator().manual_seed(row))
         place = cache.rows(row, row + 1)
@@ -82,12 +85,13 @@ def test_kernels_and_plain_layers_agree(size: str, scheme: SchemeName | None) ->
             assert (a.float() - b.float()).norm() < 0.05 * b.float().norm()
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
 @pytest.mark.parametrize("size", MODELS)
 @torch.inference_mode()
-def test_a_row_has_the_same_bits_alone_and_in_a_batch(size: str, scheme: SchemeName | None) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_a_batch(size: str, scheme: SchemeName | None, form: CacheForm) -> None:
     model = model_of(size, scheme)
-    language, together, alone = fused(model), filled_cache(model), filled_cache(model)
+    language, together, alone = fused(model), filled_cache(model, form), filled_cache(model, form)
     for ids in ([5, 9, 11], [6, 6, 6]):
         joint = decode(language, ids, together)
         for row, token in enumerate(ids):
@@ -98,14 +102,15 @@ def test_a_row_has_the_same_bits_alone_and_in_a_batch(size: str, scheme: SchemeN
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scheme", SCHEMES_AND_NONE)
 @pytest.mark.parametrize("size", MODELS)
 @torch.inference_mode()
 def test_tokens_of_one_sequence_have_the_same_bits_together_and_one_by_one(
-    size: str, scheme: SchemeName | None
+    size: str, scheme: SchemeName | None, form: CacheForm
 ) -> None:
     model = model_of(size, scheme)
-    language, together, alone = fused(model), filled_cache(model), filled_cache(model)
+    language, together, alone = fused(model), filled_cache(model, form), filled_cache(model, form)
     following = {0: [5, 9, 11, 6, 5], 1: [8], 2: [7, 7]}
     rows = [together.rows(row, row + 1) for row in following]
     ids = [token for tokens in following.values() for token in tokens]

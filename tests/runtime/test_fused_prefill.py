@@ -14,6 +14,7 @@ from vl2.kernels.prefill_ops import has_row_products
 from vl2.lora.attach import add_lora
 from vl2.lora.spec import LoRASpec
 from vl2.model import VL2, Cache
+from vl2.model.int8_cache import AS_MODEL, CacheForm, Int8Cache, allocate_cache, dequantize_rows
 from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
 from vl2.runtime import PlainRunner
 from vl2.runtime.cpu import CpuRunner
@@ -57,8 +58,9 @@ def embedded(model: VL2, count: int, seed: int = 0) -> Tensor:
     return model.language.embed(ids)
 
 
-def new_cache(model: VL2, capacity: int = 200) -> Cache:
-    return Cache.allocate(model.config.language_config, 1, capacity, dtype=model.dtype, device=model.device)
+def new_cache(model: VL2, capacity: int = 200, form: CacheForm = AS_MODEL) -> Cache:
+    config = model.config.language_config
+    return allocate_cache(form, config, 1, capacity, dtype=model.dtype, device=model.device)
 
 
 def fused(model: VL2) -> FusedLanguage:
@@ -105,13 +107,47 @@ def test_a_pass_is_near_what_the_modules_make_of_it(kind: str, scheme: SchemeNam
     assert torch.cat(states).median() < NEAR[scheme]
 
 
+@pytest.mark.parametrize("kind", MODELS)
+@torch.inference_mode()
+def test_a_first_pass_puts_the_codes_of_what_it_computed_into_a_cache_of_int8(kind: str) -> None:
+    model = model_of(kind)
+    plain, cache = new_cache(model), new_cache(model, form="int8")
+    assert isinstance(cache, Int8Cache)
+    # With nothing before it, a pass attends to exactly what it would without codes.
+    assert torch.equal(read(model, 40, cache), read(model, 40, plain))
+    assert cache.lengths == [40]
+    for held, exact in zip(cache.layers, plain.layers, strict=True):
+        for codes, scales, x in zip(held[:2], held[2:], exact, strict=True):
+            error = (dequantize_rows(codes, scales, cache.widths) - x.float()).abs()
+            assert (error <= x.float().abs().amax(dim=-1, keepdim=True) / 254 * (1 + 1e-5)).all()
+            assert not codes[..., 40:, :].any()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@torch.inference_mode()
+def test_a_later_pass_attends_to_the_codes_of_earlier_ones(kind: str) -> None:
+    model = model_of(kind)
+    cache, plain, by_modules = (new_cache(model, form=form) for form in ("int8", "auto", "int8"))
+    for each in (cache, plain, by_modules):
+        read(model, 60, each)
+    # A plain cache that holds what the codes stand for, in bfloat16.
+    assert isinstance(cache, Int8Cache)
+    for held, exact in zip(cache.layers, plain.layers, strict=True):
+        for codes, scales, x in zip(held[:2], held[2:], exact, strict=True):
+            x.copy_(dequantize_rows(codes, scales, cache.widths))
+    got = read(model, 30, cache, 1)
+    assert torch.equal(got, read(model, 30, plain, 1))
+    assert difference(got, read_by_modules(model, 30, by_modules, 1)) < NEAR[None]
+
+
+@pytest.mark.parametrize("form", ["auto", "int8"])
 @pytest.mark.parametrize("scheme", NEAR)
 @torch.inference_mode()
-def test_the_bits_are_the_same_on_any_number_of_threads(scheme: SchemeName | None) -> None:
+def test_the_bits_are_the_same_on_any_number_of_threads(scheme: SchemeName | None, form: CacheForm) -> None:
     model, results = model_of("tiny", scheme), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        cache = new_cache(model)
+        cache = new_cache(model, form=form)
         results.append([read(model, 70, cache), read(model, 12, cache), *(t for layer in cache.layers for t in layer)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

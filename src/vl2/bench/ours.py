@@ -23,6 +23,7 @@ from vl2.infer.sampling import GenerateOptions, choose_token  # noqa: E402
 from vl2.infer.vlm import VLM, load  # noqa: E402
 from vl2.kernels import describe_kernels  # noqa: E402
 from vl2.model import Cache  # noqa: E402
+from vl2.model.int8_cache import AS_MODEL, allocate_cache  # noqa: E402
 from vl2.process.conversation import user_turn  # noqa: E402
 from vl2.runtime import explain_choice  # noqa: E402
 from vl2.runtime.cuda import CudaGraphRunner  # noqa: E402
@@ -49,6 +50,7 @@ class Ours:
             device=task["device"],
             dtype=task["dtype"],
             weights=task["weights"],
+            cache=task.get("cache", AS_MODEL),
             tiling=task.get("tiling", "paper"),
         )
         seconds = time.perf_counter() - start
@@ -63,7 +65,7 @@ class Ours:
             "compute": ComputeTypes.of(model).to_dict(),
             "runner": [f"runner: {line}" for line in explain_choice(self.vlm.runner, model)],
             "kernels": describe_kernels() if model.device.type == "cpu" else "none: they are for a CPU",
-            "bytes": ModelBytes.of(model).to_dict(),
+            "bytes": ModelBytes.of(model, self.vlm.cache).to_dict(),
         }
 
     @torch.inference_mode()
@@ -154,8 +156,10 @@ class Ours:
         prefill(self.vlm.runner, self.vlm.model.language.embed(ids_1S), row)
 
     def _cache(self, rows: int, capacity: int) -> Cache:
-        model = self.vlm.model
-        return Cache.allocate(model.config.language_config, rows, capacity, dtype=model.dtype, device=model.device)
+        model, form = self.vlm.model, self.vlm.cache
+        return allocate_cache(
+            form, model.config.language_config, rows, capacity, dtype=model.dtype, device=model.device
+        )
 
     @property
     def _vocabulary(self) -> int:

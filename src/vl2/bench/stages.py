@@ -20,7 +20,8 @@ from vl2.config import ModelConfig
 from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.errors import UserError
 from vl2.grid import UNTILED
-from vl2.model import VL2, Cache
+from vl2.model import VL2
+from vl2.model.int8_cache import AS_MODEL, CacheForm, allocate_cache
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.quant.quantized_matmul import matmul_dtype
@@ -39,7 +40,7 @@ class ModelBytes:
     cache_per_token: int
 
     @classmethod
-    def of(cls, model: VL2) -> ModelBytes:
+    def of(cls, model: VL2, cache: CacheForm = AS_MODEL) -> ModelBytes:
         tensors = [*model.named_parameters(), *model.named_buffers()]
         sizes = [(name, tensor.nbytes) for name, tensor in tensors]
 
@@ -51,7 +52,8 @@ class ModelBytes:
         everything, encoder = sum(size for _, size in sizes), total("vision.", "projector.", without=(".attn_pool.",))
         all_but_experts = total("language.", without=("embed_tokens", ".mlp.experts."))
         language = total("language.", without=("embed_tokens",))
-        row = Cache.allocate(model.config.language_config, 1, 1, dtype=model.dtype, device=model.device)
+        config = model.config.language_config
+        row = allocate_cache(cache, config, 1, 1, dtype=model.dtype, device=model.device)
         return cls(
             total=everything,
             copied=everything - bytes_in_files(tensor for _, tensor in tensors),

@@ -21,7 +21,7 @@ from vl2.checkpoint.model_size import EXPERTS, weight_bytes
 from vl2.config import ModelConfig
 from vl2.deep_encoder_config import DeepEncoderConfig
 from vl2.dtypes import DTYPES
-from vl2.model import Cache
+from vl2.model.int8_cache import AS_MODEL, allocate_cache, check_cache
 from vl2.model.sam import SCORES_AT_ONCE
 from vl2.quant.quantize_model import SCHEME_NAMES, SCHEMES, Scheme
 
@@ -64,6 +64,7 @@ class MemoryPlan:
         context: int,
         *,
         dtype: torch.dtype | None = None,
+        cache: str = AS_MODEL,
         cache_tokens: int | None = None,
         reuse: int = DEFAULT_ENCODER_BYTES + DEFAULT_PREFIX_BYTES,
     ) -> MemoryPlan:
@@ -71,6 +72,7 @@ class MemoryPlan:
 
         `dtype` is the type of weights that are not quantized; None is the checkpoint's own type. It is ignored if
         `weights` is "float32" or "bfloat16". `reuse` is the limit of what is kept between requests.
+        `cache` is the form of the KV cache, "auto" or "int8". Raise UserError if it is neither.
         """
         name = weights if isinstance(weights, str) else name_of(weights)
         dtype = DTYPES.get(name, dtype or getattr(torch, config.torch_dtype))
@@ -78,7 +80,12 @@ class MemoryPlan:
         language = config.language_config
         layers = sum(language.is_moe_layer(i) for i in range(language.num_hidden_layers))
         experts = parts.get(EXPERTS, 0)
-        cache = Cache.allocate(language, 1, cache_tokens or context, dtype=dtype, device=torch.device("meta"))
+        form, meta = check_cache(cache, torch.device("cpu")), torch.device("meta")
+        rows = allocate_cache(form, language, 1, cache_tokens or context, dtype=dtype, device=meta)
+        activations = max(encoder_bytes(config, dtype.itemsize), prefill_bytes(config, context, dtype.itemsize))
+        if form != AS_MODEL:  # a prompt is read with one layer at a time in the model's type
+            plain = allocate_cache(AS_MODEL, language, 1, context, dtype=dtype, device=meta)
+            activations += plain.nbytes // language.num_hidden_layers
         expert = experts // max(1, layers * (language.n_routed_experts or 0))
         experts_per_token = layers * (language.num_experts_per_tok or 0)
         always = sum(count for part, count in parts.items() if part in READ_ALWAYS)
@@ -89,8 +96,8 @@ class MemoryPlan:
             expert=expert,
             experts_per_token=experts_per_token,
             read_per_token=always + expert * experts_per_token,
-            cache=cache.nbytes,
-            activations=max(encoder_bytes(config, dtype.itemsize), prefill_bytes(config, context, dtype.itemsize)),
+            cache=rows.nbytes,
+            activations=activations,
             reuse=reuse,
         )
 

@@ -16,6 +16,7 @@ from vl2.checkpoint.empty_model import build_empty
 from vl2.config import ModelConfig
 from vl2.dtypes import DTYPES
 from vl2.model import Cache
+from vl2.model.int8_cache import Int8Cache
 from vl2.quant.quantize_model import Scheme, scheme_named
 
 POOL, VISION, PROJECTOR = BESIDE_LANGUAGE = ("attention pool (unused)", "vision encoder", "projector")
@@ -47,13 +48,15 @@ class ModelSize:
     language: int
     language_active: int  # read for one token: K of the E routed experts, and nothing of the token table
     cache_values_per_token: int
+    int8_cache_bytes_per_token: int  # codes and scales
 
     @classmethod
     def of(cls, config: ModelConfig) -> ModelSize:
         parts = parameters(config)
         in_language = {part: count for part, count in parts.items() if part not in BESIDE_LANGUAGE}
         active = sum(round(count * share_at_work(config, part)) for part, count in in_language.items())
-        cache = Cache.allocate(config.language_config, 1, 1, dtype=torch.int8, device=torch.device("meta"))
+        meta = torch.device("meta")
+        cache = Cache.allocate(config.language_config, 1, 1, dtype=torch.int8, device=meta)
         return cls(
             config=config,
             vision=parts[VISION],
@@ -62,6 +65,7 @@ class ModelSize:
             language=sum(in_language.values()),
             language_active=active,
             cache_values_per_token=cache.nbytes,
+            int8_cache_bytes_per_token=Int8Cache.empty(config.language_config, 1, 1, device=meta).nbytes,
         )
 
     @property
@@ -94,6 +98,7 @@ class ModelSize:
             "cache_bytes_per_token": {
                 "float32": self.cache_values_per_token * 4,
                 "bfloat16": self.cache_values_per_token * 2,
+                "int8": self.int8_cache_bytes_per_token,
             },
         }
 

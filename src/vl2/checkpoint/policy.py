@@ -38,6 +38,7 @@ from vl2.checkpoint.machine_memory import MachineMemory, parse_bytes
 from vl2.checkpoint.memory_plan import MemoryPlan
 from vl2.errors import UserError
 from vl2.model import VL2
+from vl2.model.int8_cache import AS_MODEL, CacheForm
 from vl2.quant.quantize_model import SCHEME_NAMES, Scheme, scheme_named
 
 AS_STORED = "auto"
@@ -56,6 +57,7 @@ class LoadOptions:
     weights: str = AS_STORED  # or one of the quantized formats
     adapt: Callable[[VL2], None] | None = None  # adds an adapter into the plain weights
     memory: int | None = None  # bytes for everything together; None for what the machine has
+    cache: CacheForm = AS_MODEL  # the form of the KV cache that is planned for
     context: int | None = None  # tokens of the longest conversation; None for the checkpoint's own
     cache_tokens: int | None = None  # positions of all conversations together; None for one that fills the context
     reuse_bytes: int = 0  # what may be kept of images and prompts
@@ -190,6 +192,7 @@ def _plan(checkpoint: Checkpoint, weights: str | Scheme, options: LoadOptions) -
         weights,
         context,
         dtype=options.dtype,
+        cache=options.cache,
         cache_tokens=options.cache_tokens,
         reuse=options.reuse_bytes,
     )

@@ -209,7 +209,7 @@ class Batch:
     def _settings(self) -> dict[str, str]:
         """Return the settings that influence the answers."""
         question = self._question()
-        names = ("model", "adapter", "tiling", "max_tiles", "revision", "weights", "dtype", "max_context")
+        names = ("model", "adapter", "tiling", "max_tiles", "revision", "weights", "cache", "dtype", "max_context")
         model = {name: getattr(self.model, name) for name in names}
         generate = {name: getattr(self.generate, name) for name in self.generate.__dataclass_fields__}
         rest = {"question": question, "dpi": self.dpi, "constrained": self.constrained}

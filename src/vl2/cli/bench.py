@@ -42,6 +42,8 @@ class Bench:
     """auto, float32, bfloat16 or float16"""
     weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
     """auto, int8 or int4: quantize a plain checkpoint while it is read; peers get the plain one"""
+    cache: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
+    """int8 holds this model's keys and values in 8 bits, on a CPU; peers keep their own cache"""
     threads: OptionalInt = None
     """threads of this model, of peers and of the limits; by default PyTorch's own number"""
     quick: bool = False
@@ -62,16 +64,15 @@ class Bench:
         from vl2.bench.measure import compare, print_report, to_dict
         from vl2.bench.stages import Sizes, make_stages
         from vl2.bench.target import OURS, peer_command
-        from vl2.checkpoint.policy import check_weights
-        from vl2.infer.vlm import choose_device, choose_dtype
+        from vl2.infer.vlm import check_machine
 
         for name in ("threads", "rounds"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, got {value}")
-        device = choose_device(self.device)
-        choose_dtype(self.dtype, device)
-        check_weights(self.weights)
+        device, _, _ = check_machine(
+            device=self.device, dtype=self.dtype, weights=self.weights, cache=self.cache, memory=None
+        )
         sizes = Sizes.quick() if self.quick else Sizes()
         sizes = replace(sizes, rounds=self.rounds or sizes.rounds)
         commands = [list(OURS), *(peer_command(text) for text in self.against)]
@@ -87,6 +88,7 @@ class Bench:
                 "model": str(checkpoint),
                 "dtype": self.dtype,
                 "weights": self.weights,
+                "cache": self.cache,
                 "device": str(device),
                 "threads": self.threads,
                 **({} if config.kind == "DeepSeek-VL2" else {"tiling": "base"}),

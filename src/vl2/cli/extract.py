@@ -119,7 +119,7 @@ class Extract:
 
     def _settings(self) -> dict[str, str]:
         """Return the settings that influence the answers."""
-        names = ("model", "adapter", "tiling", "max_tiles", "revision", "weights", "dtype", "max_context")
+        names = ("model", "adapter", "tiling", "max_tiles", "revision", "weights", "cache", "dtype", "max_context")
         model = {name: getattr(self.model, name) for name in names}
         generate = {name: getattr(self.generate, name) for name in self.generate.__dataclass_fields__}
         rest = {

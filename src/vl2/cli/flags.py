@@ -87,6 +87,8 @@ class ModelFlags(CheckpointFlags):
     """auto, float32, bfloat16 or float16"""
     weights: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
     """int8 or int4 quantizes while loading; auto takes the checkpoint as it is"""
+    cache: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
+    """int8 holds keys and values in about half the memory, on a CPU; auto in the model's type"""
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="")] = None
     """keep within e.g. 8GB; experts of a quantized folder are paged in and out for it"""
     adapter: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
@@ -103,7 +105,7 @@ class ModelFlags(CheckpointFlags):
 
         self.tiling_rule()
         Limits(prefill_chunk=self.prefill_chunk, max_context=1 if self.max_context is None else self.max_context)
-        check_machine(device=self.device, dtype=self.dtype, weights=self.weights, memory=self.memory)
+        check_machine(device=self.device, dtype=self.dtype, weights=self.weights, cache=self.cache, memory=self.memory)
 
     def context(self, *, quiet: bool) -> int:
         """Return the context length in tokens: that of the flag, or the checkpoint's own.
@@ -135,6 +137,7 @@ class ModelFlags(CheckpointFlags):
                 device=self.device if leader is None else str(leader.ranks.device),
                 dtype=self.dtype,
                 weights=self.weights,
+                cache=self.cache,
                 memory=self.memory,
                 cache_tokens=cache_tokens,
                 limits=None if self.max_context is None else Limits(max_context=self.max_context),

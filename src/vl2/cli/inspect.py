@@ -38,6 +38,8 @@ class Inspect:
     """for a checkpoint: tokens that the cache is planned for; all that the model can read by default"""
     memory: Annotated[str | None, tyro.conf.arg(metavar="SIZE", help_behavior_hint="")] = None
     """for a checkpoint: plan for this much, e.g. 8GB, instead of what is free now"""
+    cache: Annotated[str, tyro.conf.arg(metavar="FORM")] = "auto"
+    """for a checkpoint: plan for a cache in int8, instead of the weights' own type"""
     model: CheckpointFlags = field(default_factory=CheckpointFlags)
     output: OutputFlags = field(default_factory=OutputFlags)
 
@@ -67,8 +69,8 @@ class Inspect:
     def _inspect_image(self) -> None:
         from vl2.cli.answer import check_drawable, save_drawing
 
-        if (self.context, self.memory) != (None, None):
-            raise UserError("--context and --memory are for checkpoints, and this is an image")
+        if (self.context, self.memory, self.cache) != (None, None, "auto"):
+            raise UserError("--context, --memory and --cache are for checkpoints, and this is an image")
         check_drawable(self.draw, [self.target])
         tiling = self.model.tiling_rule()
         (image,) = open_images([self.target])
@@ -110,7 +112,7 @@ class Inspect:
         if self.context is not None and self.context > own:
             raise UserError(f"--context must be at most {own}, the model's own, got {self.context}")
         size = ModelSize.of(config)
-        report = MemoryReport.of(self.target, config, record, context=self.context, bound=bound)
+        report = MemoryReport.of(self.target, config, record, context=self.context, cache=self.cache, bound=bound)
         if self.output.json:
             print_json({**size.to_dict(), **report.to_dict()})
         else:

@@ -32,6 +32,7 @@ class MemoryReport:
     config: ModelConfig
     record: QuantizationConfig | None  # if the files are quantized already
     context: int  # tokens that the KV cache is planned for
+    cache: str  # its form, "auto" or "int8"
     memory: MachineMemory  # the memory that the model may use
     is_bounded: bool  # whether `memory` is the user's limit, not the machine's free memory
     forms: tuple[str | Scheme, ...]  # weight formats
@@ -45,6 +46,7 @@ class MemoryReport:
         record: QuantizationConfig | None,
         *,
         context: int | None,
+        cache: str,
         bound: int | None,
     ) -> MemoryReport:
         """Plan for the memory that is free on this machine now, or for `bound` bytes."""
@@ -57,10 +59,11 @@ class MemoryReport:
             config=config,
             record=record,
             context=context,
+            cache=cache,
             memory=free if bound is None else MachineMemory(total=bound, available=bound),
             is_bounded=bound is not None,
             forms=forms,
-            plans=tuple(MemoryPlan.of(config, form, context) for form in forms),
+            plans=tuple(MemoryPlan.of(config, form, context, cache=cache) for form in forms),
         )
 
     @property
@@ -74,6 +77,7 @@ class MemoryReport:
             least = min(plan.least for plan in self.plans)
             return f"too large for {gigabytes(self.memory.available)}: it needs {gigabytes(least)} at least"
         target = shlex.quote(self.target)
+        flags = "" if self.cache == "auto" else f" --cache {self.cache}"
         bound = f" --memory {self.memory.available / 1e9:.1f}GB" if self.is_bounded else ""
         if plan.verdict(self.memory) == "paged":
             made = "" if self.record else f"`vl2 quantize {target} OUT --weights {plan.weights}`, then "
@@ -81,8 +85,8 @@ class MemoryReport:
             paged = plan.paged_per_token(self.memory.available)
             held = plan.experts_within(self.memory.available) / plan.experts
             says = (
-                f"{made}`vl2 ask ... --model {folder}{bound}`: {held:.0%} of the experts stay in memory, and about "
-                f"{size_text(paged)} a token come from the file"
+                f"{made}`vl2 ask ... --model {folder}{flags}{bound}`: {held:.0%} of the experts stay in memory, and "
+                f"about {size_text(paged)} a token come from the file"
             )
             if not self.is_bounded and plan.total <= self.memory.total:
                 says += f". With {gigabytes(plan.total)} free, all of it would fit"
@@ -90,9 +94,9 @@ class MemoryReport:
         if self.record is not None or plan.weights in DTYPES:
             is_rounded = self.record is None and self.config.torch_dtype == "float32" and plan.weights == "bfloat16"
             dtype = " --dtype bfloat16" if is_rounded else ""
-            says = f"`vl2 ask ... --model {target}{dtype}`: all of it fits"
+            says = f"`vl2 ask ... --model {target}{dtype}{flags}`: all of it fits"
         else:
-            says = f"`vl2 quantize {target} OUT --weights {plan.weights}`, then `vl2 ask ... --model OUT`"
+            says = f"`vl2 quantize {target} OUT --weights {plan.weights}`, then `vl2 ask ... --model OUT{flags}`"
         smallest = self.plans[-1]
         if plan is not smallest:
             says += f". In {smallest.weights} a token reads {smallest.read_per_token / plan.read_per_token:.2f} of it"
@@ -103,6 +107,7 @@ class MemoryReport:
         sizes = [weight_bytes(self.config, form) for form in self.forms]
         return {
             "context": self.context,
+            "cache": self.cache,
             "memory": {"total": self.memory.total, "usable": available, "is_bounded": self.is_bounded},
             "parts": {
                 part: {
@@ -131,7 +136,8 @@ class MemoryReport:
         from rich.table import Table
 
         console = Console(file=file, highlight=False, width=WIDTH)
-        cache = f"cache, {self.context:,}"
+        form = "cache" if self.cache == "auto" else f"{self.cache} cache"
+        cache = f"{form}, {self.context:,}"
         names = ("weights in", "weights", "a token reads", cache, "activations", "all", "here")
         table = Table(*names, box=SIMPLE_HEAD)
         for column in table.columns[1:-1]:

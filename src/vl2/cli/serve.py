@@ -189,6 +189,8 @@ class Serve:
 
         if self.model.adapter is not None or settings.adapters:
             raise UserError("vLLM runs no adapters of this model: merge the adapter into a checkpoint and serve that")
+        if self.model.cache != "auto":
+            raise UserError(f"--cache {self.model.cache} is for this package's engine: vLLM has a cache of its own")
         folder = self.model.locate(quiet=self.output.quiet)
         processor = Processor.from_folder(folder, tiling=self.model.tiling_rule(), max_tiles=self.model.max_tiles)
         config = ModelConfig.from_file(folder / "config.json")

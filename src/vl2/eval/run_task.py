@@ -237,7 +237,8 @@ def tiling_text(tiling: Tiling, max_tiles: int | None) -> str:
 def _arithmetic_text(vlm: VLM) -> str:
     dtype = str(vlm.model.dtype).removeprefix("torch.")
     held = "" if vlm.weights == dtype else f", weights in {vlm.weights}"
-    return f"{dtype} on {vlm.model.device.type}{held}"
+    cached = "" if vlm.cache == "auto" else f", cache in {vlm.cache}"
+    return f"{dtype} on {vlm.model.device.type}{held}{cached}"
 
 
 def _answer_items(

@@ -33,6 +33,7 @@ from vl2.infer.sequence import Event, FinishReason, Limits
 from vl2.infer.session import Session
 from vl2.lora.peft_files import merge_adapter
 from vl2.model import VL2
+from vl2.model.int8_cache import AS_MODEL, CacheForm, check_cache
 from vl2.model_kind import ModelKind
 from vl2.process.conversation import Turn, one_question
 from vl2.process.grounding import Box
@@ -108,11 +109,15 @@ class VLM:
         folder: Path,
         limits: Limits | None = None,
         reuse: Reuse | None = None,
+        cache: str = AS_MODEL,
         runner: Runner | None = None,
     ) -> None:
-        """`runner` is an existing runner of the model; None chooses the fastest one that supports it."""
+        """`runner` is an existing runner of the model; None chooses the fastest one that supports it.
+
+        `cache` is the form of the key-value cache for a new runner, as in `load`.
+        """
         self.model = model
-        self.runner = runner or choose_runner(model)
+        self.runner = runner or choose_runner(model, cache=cache)
         self.processor = processor
         self.folder = folder  # the checkpoint folder; `save` copies its tokenizer files
         self.limits = limits or Limits(max_context=model.config.language_config.max_position_embeddings)
@@ -132,9 +137,14 @@ class VLM:
         """The form of the weights: "int8", "int4", or the name of their dtype."""
         return quantization_of(self.model) or str(self.model.dtype).removeprefix("torch.")
 
+    @property
+    def cache(self) -> CacheForm:
+        """The form of the key-value cache: "int8", or "auto" for the model's own type."""
+        return self.runner.cache
+
     def refresh(self) -> None:
         """Choose a new runner and clear the caches. Call it after weights have been changed, replaced or moved."""
-        self.runner = choose_runner(self.model)
+        self.runner = choose_runner(self.model, cache=self.cache)
         self.reuse.clear()
 
     def chat(
@@ -393,6 +403,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     weights: str = "auto",
+    cache: str = AS_MODEL,
     memory: str | int | None = None,
     cache_tokens: int | None = None,
     adapter: str | Path | None = None,
@@ -410,6 +421,7 @@ def load(
 
     `device` "auto" chooses CUDA, then MPS, then the CPU. `dtype` "auto" keeps the checkpoint's own type if the device
     supports it. `weights` "int8" or "int4" quantizes a plain checkpoint while it is read; "auto" keeps it as it is.
+    `cache` "int8" holds keys and values in 8 bits, on the CPU only; "auto" holds them in the model's type.
     `memory`, such as "8GB", limits the memory for weights, caches and work together, on the CPU only: experts of a
     quantized folder that do not fit are paged in and out. The plan assumes one conversation of the
     whole context, or `cache_tokens` positions of several conversations.
@@ -420,7 +432,7 @@ def load(
     Raise UserError for invalid arguments.
     """
     # Check the arguments before anything is downloaded.
-    on, as_type, bound = check_machine(device=device, dtype=dtype, weights=weights, memory=memory)
+    on, as_type, bound = check_machine(device=device, dtype=dtype, weights=weights, cache=cache, memory=memory)
     rule = tiling if isinstance(tiling, Tiling) else Tiling.parse(tiling)
     reuse = reuse or Reuse()
     folder = locate_checkpoint(name, revision=revision, offline=offline)
@@ -435,22 +447,24 @@ def load(
         memory=bound,
         adapt=None if adapter is None else partial(merge_adapter, folder=local_path(adapter)),
         context=None if limits is None else limits.max_context,
+        cache=check_cache(cache, on),
         cache_tokens=cache_tokens,
         reuse_bytes=reuse.max_bytes,
     )
     model = load_weights(folder, options, progress)
     if on.type == "cpu":
         tune_malloc()
-    return VLM(model, processor, folder=folder, limits=limits, reuse=reuse)
+    return VLM(model, processor, folder=folder, limits=limits, reuse=reuse, cache=cache)
 
 
 def check_machine(
-    *, device: str, dtype: str, weights: str, memory: str | int | None
+    *, device: str, dtype: str, weights: str, cache: str, memory: str | int | None
 ) -> tuple[torch.device, torch.dtype | None, int | None]:
     """Return the device, dtype and memory limit in bytes for `load`. Raise UserError for an invalid argument."""
     on = choose_device(device)
     as_type = choose_dtype(dtype, on)
     check_weights(weights)
+    check_cache(cache, on)
     return on, as_type, memory_bytes(memory, on)
 
 

@@ -68,7 +68,7 @@ class ModelC(ctypes.Structure):
 
 
 class StepC(ctypes.Structure):
-    """A decoding step. `cache` is [layers, rows, 4]: address of keys, of values, head stride, position stride."""
+    """A decoding step. `cache` is [layers, rows, 7]: for each layer and row the fields of CacheRow in csrc/model.h."""
 
     _fields_ = [
         ("rows", _INT),
@@ -81,7 +81,7 @@ class StepC(ctypes.Structure):
 
 
 class PrefillChunkC(ctypes.Structure):
-    """A chunk of a prompt (csrc/fused_prefill.h). `cache` is [layers, 4], with the numbers of StepC."""
+    """A chunk of a prompt (csrc/fused_prefill.h). `cache` is [layers, 7], with the numbers of StepC."""
 
     _fields_ = [
         *((name, _INT) for name in ("rows", "before", "threads")),

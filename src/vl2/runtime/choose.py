@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from vl2.model import VL2
+from vl2.model.int8_cache import AS_MODEL, check_cache
 from vl2.runtime.cpu import CpuRunner
 from vl2.runtime.cuda import CudaGraphRunner
 from vl2.runtime.gpu import GpuKernelRunner
@@ -21,9 +22,13 @@ RUNNERS: tuple[type[CudaGraphRunner] | type[GpuKernelRunner] | type[CpuRunner] |
 )
 
 
-def choose_runner(model: VL2) -> Runner:
-    """Return the fastest runner that supports a model in evaluation mode. The model is not changed."""
-    return next(runner for runner in RUNNERS if runner.refusal(model) is None)(model)
+def choose_runner(model: VL2, *, cache: str = AS_MODEL) -> Runner:
+    """Return the fastest runner that supports a model in evaluation mode. The model is not changed.
+
+    `cache` is the form of the key-value cache, "auto" or "int8". Raise UserError if the device does not support it.
+    """
+    form = check_cache(cache, model.device)
+    return next(runner for runner in RUNNERS if runner.refusal(model) is None)(model, form)
 
 
 def explain_choice(runner: Runner, model: VL2) -> list[str]:

@@ -18,6 +18,7 @@ from vl2.kernels.matmul import has_bfloat16_products
 from vl2.kernels.prefill_ops import has_row_products
 from vl2.model import VL2, Cache
 from vl2.model.deep_encoder import DeepEncoder
+from vl2.model.int8_cache import AS_MODEL, CacheForm
 from vl2.model.vision import VisionEncoder
 from vl2.runtime.cpu_encoders import CpuClipEncoder, CpuSamEncoder, CpuVisionEncoder
 from vl2.runtime.cpu_modules import with_kernels
@@ -34,9 +35,9 @@ class CpuRunner:
 
     name: ClassVar[str] = "CPU kernels"
 
-    def __init__(self, model: VL2) -> None:
+    def __init__(self, model: VL2, cache: CacheForm = AS_MODEL) -> None:
         self.key = new_key()
-        self.model = with_kernels(model)
+        self.model, self.cache = with_kernels(model), cache
         self._plain = PlainRunner(self.model)
         self._notes: list[str] = []
         self._language = self._fuse_language()
@@ -83,7 +84,7 @@ class CpuRunner:
         return self._language.decode(token_ids, rows)
 
     def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:
-        return FreshRows(self.model, num_rows)
+        return FreshRows(self.model, num_rows, self.cache)
 
     def _fuse_language(self) -> FusedLanguage | None:
         kernels = load_kernels()

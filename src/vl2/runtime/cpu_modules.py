@@ -126,7 +126,8 @@ class CpuMultiHeadAttention(attention.MultiHeadAttention):
         asked_BSD, asked_angles, mask = of_last(x_BSD, angles, mask) if last_only else (x_BSD, angles, mask)
         q_BHSC = self.queries(asked_BSD, asked_angles)
         scale = self.head_dim**-0.5
-        if cache is not None and isinstance(cache.cache, Cache) and x_BSD.shape[0] == 1 and x_BSD.shape[1] > 1:
+        # A cache of another class, such as Int8Cache, does not hold keys and values as they are.
+        if cache is not None and type(cache.cache) is Cache and x_BSD.shape[0] == 1 and x_BSD.shape[1] > 1:
             out_BHSC = attend(q_BHSC, *self._write_prompt(x_BSD, angles, cache.cache, cache.index), mask, scale)
         else:
             new = self.keys_and_values(x_BSD, angles)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vl2.errors import memory_errors
 from vl2.model import VL2, Cache
+from vl2.model.int8_cache import AS_MODEL, CacheForm
 from vl2.model.language import LanguageModel
 from vl2.model.mask import AttentionMask
 from vl2.model.moe import Experts, MoE, has_grouped_mm, is_aligned
@@ -231,8 +232,10 @@ class CudaGraphRunner:
     name: ClassVar[str] = "CUDA graphs"
     can_verify = False  # the recorded graphs take one token of each row
 
-    def __init__(self, model: VL2) -> None:
+    def __init__(self, model: VL2, cache: CacheForm = AS_MODEL) -> None:
+        assert cache == AS_MODEL, f"graphs have rows in the model's type, not in {cache}"
         self.key = new_key()
+        self.cache = cache
         self.model = with_gpu_kernels(model) if gpu_kernels.refusal(model.device) is None else model
         self._plain = PlainRunner(self.model)
         self._kept: GraphPool | None = None  # a closed pool for reuse

@@ -29,6 +29,7 @@ from vl2.kernels.structures import (
 )
 from vl2.model import Cache
 from vl2.model.attention import LatentAttention, MultiHeadAttention
+from vl2.model.int8_cache import Int8Cache
 from vl2.model.language import DecoderLayer, LanguageModel
 from vl2.model.layers import GatedMLP, RMSNorm
 from vl2.model.memory_mapped_experts import MemoryMappedExperts
@@ -124,9 +125,9 @@ class FusedLanguage:
         positions = [cache.positions[0] + before for cache, before in zip(caches, ahead, strict=True)]
         cosines_BC, sines_BC = (angles[positions].contiguous() for angles in self._table(max(positions) + 1))
         logits_BV = torch.empty(rows, self._model.head.outputs, dtype=torch.float32)
-        places = [
-            place for layers in zip(*(c.layers for c in caches), strict=True) for t in layers for place in _place(t)
-        ]
+        assert len({type(cache) for cache in caches}) == 1, "the rows of a step are of one form"
+        held = [_places(cache) for cache in caches]
+        places = [number for layers in zip(*held, strict=True) for place in layers for number in place]
         step = StepC(
             rows=rows,
             threads=torch.get_num_threads(),
@@ -152,7 +153,7 @@ class FusedLanguage:
             return None
         end = before + rows
         assert end <= cache.capacity, f"the cache holds {cache.capacity} positions, {end} are needed"
-        places = [place for layer in cache.layers for place in _place(layer)]
+        places = [number for place in _places(cache) for number in place]
         cosines_SC, sines_SC = (angles[before:end] for angles in self._table(end))
         x_1SD, state_D = x_1SD.clone(memory_format=torch.contiguous_format), x_1SD.new_empty(x_1SD.shape[2])
         chunk = PrefillChunkC(
@@ -282,14 +283,24 @@ class FusedLanguage:
         return self._weights.matrix(layer)
 
 
-def _place(layer: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
-    """Return a cache layer's addresses of keys and values, and its strides over heads and positions in elements.
+def _places(cache: Cache) -> list[tuple[int, ...]]:
+    """Return the fields of the kernels' CacheRow for each layer: addresses, and strides in elements.
 
     The cache has one row. With latent attention keys and values are one tensor.
     """
-    *_, head_stride, position_stride, channel_stride = layer[0].stride()
-    assert channel_stride == 1, "the channels of the cache lie together"
-    return layer[0].data_ptr(), layer[-1].data_ptr(), head_stride, position_stride
+    is_int8, places = isinstance(cache, Int8Cache), []
+    for layer in cache.layers:
+        numbers, scales = (layer[: len(layer) // 2], layer[len(layer) // 2 :]) if is_int8 else (layer, ())
+        *_, head_stride, position_stride, channel_stride = numbers[0].stride()
+        assert channel_stride == 1, "the channels of the cache lie together"
+        place = numbers[0].data_ptr(), numbers[-1].data_ptr(), head_stride, position_stride
+        if is_int8:
+            *_, scale_head_stride, scale_stride, _ = scales[0].stride()
+            assert scale_stride == scales[0].shape[-1], "the scales of a head lie together"
+            places.append((*place, scales[0].data_ptr(), scales[-1].data_ptr(), scale_head_stride))
+        else:
+            places.append((*place, 0, 0, 0))
+    return places
 
 
 def _check_config(config: LanguageConfig) -> None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from vl2.model import VL2
+from vl2.model.int8_cache import AS_MODEL, CacheForm
 from vl2.runtime import gpu_kernels
 from vl2.runtime.gpu_modules import with_gpu_kernels
 from vl2.runtime.plain import PlainRunner
@@ -20,8 +21,8 @@ class GpuKernelRunner(PlainRunner):
 
     name: ClassVar[str] = "Triton kernels"
 
-    def __init__(self, model: VL2) -> None:
-        super().__init__(with_gpu_kernels(model))
+    def __init__(self, model: VL2, cache: CacheForm = AS_MODEL) -> None:
+        super().__init__(with_gpu_kernels(model), cache)
 
     @staticmethod
     def refusal_on(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vl2.model import VL2, Cache, CacheRows
+from vl2.model.int8_cache import AS_MODEL, CacheForm
 from vl2.runtime.runner import CachePool, FreshRows, new_key
 
 
@@ -18,9 +19,9 @@ class PlainRunner:
     name: ClassVar[str] = "plain PyTorch"
     can_verify = False  # a product of another shape may round differently
 
-    def __init__(self, model: VL2) -> None:
+    def __init__(self, model: VL2, cache: CacheForm = AS_MODEL) -> None:
         self.key = new_key()
-        self.model = model
+        self.model, self.cache = model, cache
 
     @staticmethod
     def refusal_on(device: torch.device, dtype: torch.dtype) -> str | None:
@@ -52,4 +53,4 @@ class PlainRunner:
         return language.logits(states_B1D[:, -1])[: len(token_ids)]
 
     def cache_pool(self, num_rows: int, longest: int, total: int) -> CachePool:
-        return FreshRows(self.model, num_rows)
+        return FreshRows(self.model, num_rows, self.cache)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vl2.errors import memory_errors
 from vl2.model import VL2, Cache
+from vl2.model.int8_cache import CacheForm, allocate_cache
 
 
 class CachePool(Protocol):
@@ -44,6 +45,7 @@ class Runner(Protocol):
     name: ClassVar[str]
     key: bytes  # unique to this runner: cached results of one runner are not used by another
     model: VL2  # computes what the runner has no faster way for; shares its weights with the original model
+    cache: CacheForm  # the form of the rows in its pools
 
     @property
     def can_verify(self) -> bool:
@@ -94,13 +96,13 @@ def new_key() -> bytes:
 class FreshRows:
     """A pool that allocates each row when it is taken, with exactly the positions asked for."""
 
-    def __init__(self, model: VL2, num_rows: int) -> None:
-        self.num_rows = num_rows
+    def __init__(self, model: VL2, num_rows: int, form: CacheForm) -> None:
+        self.num_rows, self._form = num_rows, form
         self._config, self._dtype, self._device = model.config.language_config, model.dtype, model.device
 
     def take(self, num_positions: int) -> Cache:
         with memory_errors(f"a cache of {num_positions} tokens"):
-            return Cache.allocate(self._config, 1, num_positions, dtype=self._dtype, device=self._device)
+            return allocate_cache(self._form, self._config, 1, num_positions, dtype=self._dtype, device=self._device)
 
     def give_back(self, row: Cache) -> None:
         row.layers = []

@@ -36,7 +36,10 @@ inline std::vector<int64_t> sequence_starts(const Step& step) {
 
 inline void decode(const Model& model, const Step& step) {
     const int64_t rows = step.rows, D = model.width;
-    const bool is_latent = model.rank > 0;
+    const bool is_latent = model.rank > 0, is_int8 = step.cache_row(0, 0).is_int8();
+    const auto write_new_latent = is_int8 ? write_latent<Int8Rows> : write_latent<Bf16Rows>;
+    const auto attend_one_latent = is_int8 ? attend_latent<Int8Rows> : attend_latent<Bf16Rows>;
+    const auto attend_one_head = is_int8 ? attend_head<Int8Rows> : attend_head<Bf16Rows>;
     const std::vector<int64_t> starts = sequence_starts(step);
     const int64_t sequences = static_cast<int64_t>(starts.size()) - 1;
     PaddedRows x, normed, query, key, value, attended, added;
@@ -71,17 +74,17 @@ inline void decode(const Model& model, const Step& step) {
                 project(w, part.first, part.last, normed, out, rows);
             });
             if (is_latent) {
-                team.each(rows, phase, [&](int64_t row) { write_latent(model, step, index, row, key[row]); });
+                team.each(rows, phase, [&](int64_t row) { write_new_latent(model, step, index, row, key[row]); });
                 team.each(rows * model.heads, phase, [&](int64_t task) {
                     const int64_t row = task / model.heads;
-                    attend_latent(model, step, index, row, task % model.heads, query[row], attended[row]);
+                    attend_one_latent(model, step, index, row, task % model.heads, query[row], attended[row]);
                 });
             } else {
                 // The rows of a sequence in order, since each writes the key and value that the next one attends to.
                 team.each(sequences * model.kv_heads, phase, [&](int64_t task) {
                     const int64_t sequence = task / model.kv_heads, head = task % model.kv_heads;
                     for (int64_t row = starts[sequence]; row < starts[sequence + 1]; row++)
-                        attend_head(model, step, index, row, head, query[row], key[row], value[row], attended[row]);
+                        attend_one_head(model, step, index, row, head, query[row], key[row], value[row], attended[row]);
                 });
             }
             team.each(output.size(), phase, [&](int64_t task) {

@@ -2,8 +2,10 @@
 //
 // In: the projected query, key and value (or latent) of a row. Out: the attended row of one head, and the new key and
 // value in the cache. Called by decode.h, a task for each sequence and head of keys. Each row is computed over exactly the
-// positions that it holds: no mask, no padding, nothing of the rows beside it. All is portable.
+// positions that it holds: no mask, no padding, nothing of the rows beside it. The cache is of bfloat16 or of int8
+// (cached_rows.h). All is portable.
 #pragma once
+#include "cached_rows.h"
 #include "model.h"
 #include "row_ops.h"
 
@@ -44,72 +46,51 @@ inline float softmax(float* scores, int64_t count) {
     return sum(total) + rest;
 }
 
-// `V` vectors of the sum over rows of weight * row, into `out`. The sums stay in registers over all rows.
-template <int V, class T>
-inline void weighted_sum_vectors(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count,
-                                 bf16* out) {
-    Floats acc[V] = {};
-    for (int64_t i = 0; i < count; i++) {
-        float weight;
-        if constexpr (sizeof(T) == 2) weight = to_float(weights[i]);
-        else weight = weights[i];
-        for (int v = 0; v < V; v++) acc[v] += weight * load(rows + i * stride + v * LANES);
-    }
-    for (int v = 0; v < V; v++) store(out + v * LANES, acc[v] * scale);
-}
-
-// The sum over rows of weight * row, times `scale`; `channels` is a multiple of 16. Each channel is added up alike,
-// however many are added up together.
-template <class T>
-inline void weighted_sum(const T* weights, float scale, const bf16* rows, int64_t stride, int64_t count,
-                         int64_t channels, bf16* out) {
-    int64_t c = 0;
-    for (; c + 16 * LANES <= channels; c += 16 * LANES)
-        weighted_sum_vectors<16>(weights, scale, rows + c, stride, count, out + c);
-    for (; c + 8 * LANES <= channels; c += 8 * LANES)
-        weighted_sum_vectors<8>(weights, scale, rows + c, stride, count, out + c);
-    for (; c < channels; c += LANES) weighted_sum_vectors<1>(weights, scale, rows + c, stride, count, out + c);
-}
-
 // Plain attention of one row and one head of keys, with all the query heads that share it.
+template <class Rows>
 inline void attend_head(const Model& model, const Step& step, int64_t layer, int64_t row, int64_t head,
                         const bf16* query, const bf16* key, const bf16* value, bf16* out) {
     const int64_t C = model.head_dim, half = C / 2, length = step.lengths[row], shared = model.heads / model.kv_heads;
     const float *cosine = step.cosines + row * half, *sine = step.sines + row * half;
     const CacheRow& cache = step.cache_row(layer, row);
-    const int64_t stride = cache.position_stride;
-    bf16 *keys = cache.keys + head * cache.head_stride, *values = cache.values + head * cache.head_stride;
+    const Rows keys = Rows::keys(cache, head), values = Rows::values(cache, head);
     static thread_local std::vector<float> scores, unrotated;
     static thread_local std::vector<bf16> rotated;
     scores.resize(length + 1);
     unrotated.resize(C);
     rotated.resize(C);
     for (int64_t c = 0; c < C; c++) unrotated[c] = to_float(key[head * C + c]);
-    rotate_halves(unrotated.data(), cosine, sine, half, keys + length * stride);
-    std::copy_n(value + head * C, C, values + length * stride);
+    rotate_halves(unrotated.data(), cosine, sine, half, rotated.data());
+    keys.write(length, rotated.data(), C);
+    values.write(length, value + head * C, C);
     const float scale = 1.0f / std::sqrt(static_cast<float>(C));
     for (int64_t q = head * shared; q < (head + 1) * shared; q++) {
         for (int64_t c = 0; c < C; c++) unrotated[c] = to_float(query[q * C + c]);
         rotate_halves(unrotated.data(), cosine, sine, half, rotated.data());
-        for (int64_t i = 0; i <= length; i++) scores[i] = dot(rotated.data(), keys + i * stride, C) * scale;
+        keys.multiply(rotated.data(), C, scale, length + 1, scores.data());
         const float total = softmax(scores.data(), length + 1);
-        weighted_sum(scores.data(), 1.0f / total, values, stride, length + 1, C, out + q * C);
+        values.add(scores.data(), 1.0f / total, length + 1, C, out + q * C);
     }
 }
 
 // Write the normed latent and the rotated shared key of a row into the cache.
+template <class Rows>
 inline void write_latent(const Model& model, const Step& step, int64_t layer, int64_t row, const bf16* latent) {
     const int64_t half = model.rope_dim / 2;
     const CacheRow& cache = step.cache_row(layer, row);
-    bf16* to = cache.keys + step.lengths[row] * cache.position_stride;
-    normalize(latent, model.layers[layer].latent_norm, model.rank, model.latent_eps, to);
     static thread_local std::vector<float> shared;
+    static thread_local std::vector<bf16> made;
     shared.resize(model.rope_dim);
+    made.resize(std::max(model.rank, model.rope_dim));
+    normalize(latent, model.layers[layer].latent_norm, model.rank, model.latent_eps, made.data());
+    Rows::latents(cache).write(step.lengths[row], made.data(), model.rank);
     for (int64_t c = 0; c < model.rope_dim; c++) shared[c] = to_float(latent[model.rank + c]);
-    rotate_pairs(shared.data(), step.cosines + row * half, step.sines + row * half, half, to + model.rank);
+    rotate_pairs(shared.data(), step.cosines + row * half, step.sines + row * half, half, made.data());
+    Rows::rotary_keys(cache, model.rank).write(step.lengths[row], made.data(), model.rope_dim);
 }
 
 // Latent attention of one row and one head in its absorbed form: the query is taken into the space of the latent.
+template <class Rows>
 inline void attend_latent(const Model& model, const Step& step, int64_t layer, int64_t row, int64_t head,
                           const bf16* query, bf16* out) {
     const int64_t R = model.rank, nope = model.nope_dim, rope = model.rope_dim, V = model.value_dim, half = rope / 2;
@@ -125,15 +106,12 @@ inline void attend_latent(const Model& model, const Step& step, int64_t layer, i
 
     const int64_t count = step.lengths[row] + 1;
     const CacheRow& cache = step.cache_row(layer, row);
-    const int64_t stride = cache.position_stride;
-    const bf16* latents = cache.keys;
     const float scale = 1.0f / std::sqrt(static_cast<float>(nope + rope));
     scores.resize(count);
-    for (int64_t i = 0; i < count; i++)
-        scores[i] = rounded(dot(absorbed.data(), latents + i * stride, R + rope)) * scale;
+    Rows::multiply_latents(cache, absorbed.data(), R, rope, scale, count, scores.data());
     const float total = softmax(scores.data(), count);
     attended.resize(R);
-    weighted_sum(scores.data(), 1.0f / total, latents, stride, count, R, attended.data());
+    Rows::latents(cache).add(scores.data(), 1.0f / total, count, R, attended.data());
     for (int64_t v = 0; v < V; v++) out[head * V + v] = to_bf16(dot(attended.data(), expand + (nope + v) * R, R));
 }
 

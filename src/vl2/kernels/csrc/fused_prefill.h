@@ -9,6 +9,7 @@
 #pragma once
 #include <initializer_list>
 
+#include "cached_rows.h"
 #include "decode.h"
 #include "gemm.h"
 #include "int4.h"
@@ -51,6 +52,7 @@ class FusedPrefill {
           token_index_(rows_ * model.experts_per_token),
           row_index_(rows_ * model.experts_per_token),
           counts_(model.experts),
+          plain_rows_(chunk.cache[0].is_int8() ? 2 * num_cached() : 0),
           dequantized_(max_dequantized(model)) {}
 
     // Whether the shapes were within what the kernels do; else what is written is of no use.
@@ -58,11 +60,16 @@ class FusedPrefill {
         const int64_t last = model_.num_layers - 1;
         for (int64_t index = 0; index < last; index++) {
             const Layer& layer = model_.layers[index];
-            if (!attend(layer, chunk_.cache[index])) return false;
+            const CacheRow held = opened(chunk_.cache[index]);
+            if (!attend(layer, held)) return false;
+            close(held, chunk_.cache[index]);
             normalize_rows(chunk_.x, layer.post_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
             if (!(layer.router ? add_experts(layer) : add_mlp(layer))) return false;
         }
-        return prefill_last(model_.layers[last], chunk_.cache[last]);
+        const CacheRow held = opened(chunk_.cache[last]);
+        if (!prefill_last(model_.layers[last], held)) return false;
+        close(held, chunk_.cache[last]);
+        return true;
     }
 
    private:
@@ -73,12 +80,32 @@ class FusedPrefill {
     UninitializedBuffer<bf16> normed_, query_, rotated_, key_, value_, attended_, mlp_, slots_;
     UninitializedBuffer<float> logits_, weights_;
     UninitializedBuffer<int64_t> chosen_, token_index_, row_index_, counts_;
+    UninitializedBuffer<bf16> plain_rows_;  // of one layer, where the cache is of int8: keys, then values
     UninitializedBuffer<bf16> dequantized_;
 
     // Of bfloat16: with no more, each product of an MLP is shared out by itself.
     static constexpr int64_t FEW_ROWS = 16;
 
     int64_t heads_width() const { return model_.heads * model_.head_dim; }
+
+    // Keys of one layer, or values, up to the last new position.
+    int64_t num_cached() const { return model_.kv_heads * (chunk_.before + rows_) * model_.head_dim; }
+
+    // The layer's cache as bfloat16: itself, or a copy of what a cache of int8 holds, with room for the new positions.
+    CacheRow opened(const CacheRow& cache) const {
+        if (!cache.is_int8()) return cache;
+        bf16* keys = plain_rows_.data();
+        const int64_t C = model_.head_dim;
+        const CacheRow plain{keys, keys + num_cached(), (chunk_.before + rows_) * C, C, nullptr, nullptr, 0};
+        dequantize_rows(cache, plain, model_.kv_heads, C, chunk_.before, threads_);
+        return plain;
+    }
+
+    // Put the new positions of a copy into the cache that it was made of.
+    void close(const CacheRow& plain, const CacheRow& cache) const {
+        if (!cache.is_int8()) return;
+        quantize_rows(plain, cache, model_.kv_heads, model_.head_dim, chunk_.before, chunk_.before + rows_, threads_);
+    }
 
     // A weight times all rows at x, to rows of `out`, or added to such rows.
     struct Projection {
@@ -127,6 +154,7 @@ class FusedPrefill {
     bool project(const Layer& layer, const CacheRow& cache, bool with_queries) const {
         const int64_t C = model_.head_dim, H = model_.heads, shared = model_.kv_heads;
         const int64_t step = cache.position_stride, first = chunk_.before * step;
+        bf16 *keys = static_cast<bf16*>(cache.keys), *values = static_cast<bf16*>(cache.values);
         normalize_rows(chunk_.x, layer.input_norm, rows_, model_.width, model_.norm_eps, normed_.data(), threads_);
         const Projection key{layer.key, normed_.data(), key_.data(), shared * C};
         const Projection value{layer.value, normed_.data(), value_.data(), shared * C};
@@ -136,8 +164,8 @@ class FusedPrefill {
             rotate_rows(x, chunk_.cosines, chunk_.sines, rows_, heads, C / 2, out, out_row, out_head, threads_);
         };
         if (with_queries) rotate(query_.data(), H, rotated_.data(), H * C, C);
-        rotate(key_.data(), shared, cache.keys + first, step, cache.head_stride);
-        store_heads(value_.data(), cache.values + first, step, cache.head_stride);
+        rotate(key_.data(), shared, keys + first, step, cache.head_stride);
+        store_heads(value_.data(), values + first, step, cache.head_stride);
         return true;
     }
 
@@ -145,8 +173,9 @@ class FusedPrefill {
     bool attend(const Layer& layer, const CacheRow& cache) const {
         const int64_t C = model_.head_dim, H = model_.heads, step = cache.position_stride;
         if (!project(layer, cache, true)) return false;
-        const Attention attention{{rotated_.data(), 0, C, H * C}, {cache.keys, 0, cache.head_stride, step},
-                                  {cache.values, 0, cache.head_stride, step}, {attended_.data(), 0, C, H * C},
+        bf16 *keys = static_cast<bf16*>(cache.keys), *values = static_cast<bf16*>(cache.values);
+        const Attention attention{{rotated_.data(), 0, C, H * C}, {keys, 0, cache.head_stride, step},
+                                  {values, 0, cache.head_stride, step}, {attended_.data(), 0, C, H * C},
                                   1, H, H / model_.kv_heads, rows_, chunk_.before + rows_, C, C, chunk_.before,
                                   1 / std::sqrt(static_cast<double>(C))};
         return attend_many(attention, threads_) &&

@@ -18,20 +18,12 @@ inline const float* to_floats(const bf16* const* x, int M, int64_t width) {
     return wide.data();
 }
 
-inline Floats load_weights(const bf16* from) { return load(from); }
-
-inline Floats load_weights(const int8_t* from) {
-    float values[LANES];
-    for (int i = 0; i < LANES; i++) values[i] = from[i];
-    return load(values);
-}
-
 // One row of weights with R rows of activations; two sums each, that one need not wait for the other.
 template <int R, class T>
 inline void row_microkernel(const T* row, int64_t inputs, const float* x, int64_t width, float* totals) {
     Floats even[R] = {}, odd[R] = {};
     for_each_group(row, inputs, [&](const T* from, int64_t k) {
-        const Floats a = load_weights(from), b = load_weights(from + LANES);
+        const Floats a = load(from), b = load(from + LANES);
         for (int r = 0; r < R; r++) {
             even[r] += load(x + r * width + k) * a;
             odd[r] += load(x + r * width + k + LANES) * b;

@@ -32,10 +32,15 @@ struct Model {
 };
 
 // One layer of the cache of one row: [heads, positions, channels], or [positions, channels] with latent attention,
-// where keys and values are the same. Strides are in elements.
+// where keys and values are the same. Numbers are bfloat16, or int8 codes where there are scales: [heads, positions],
+// or [positions, 2] with latent attention, one for the latent and one for the rotary key. Strides are in elements.
 struct CacheRow {
-    bf16 *keys, *values;
+    void *keys, *values;
     int64_t head_stride, position_stride;
+    float *key_scales, *value_scales;  // null where numbers are bfloat16
+    int64_t scale_head_stride;
+
+    bool is_int8() const { return key_scales != nullptr; }
 };
 
 // One call: a token for each row. Neighboring rows may have one cache, and lengths that follow each other.

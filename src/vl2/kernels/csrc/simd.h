@@ -144,6 +144,15 @@ inline float sum(Floats value) {
 
 namespace vl2 {
 
+#if !defined(VL2_AVX2)
+// One code after the other: GCC takes the general conversion apart too, and goes through memory for it.
+inline Floats load(const int8_t* from) {
+    float values[LANES];
+    for (int i = 0; i < LANES; i++) values[i] = from[i];
+    return load(values);
+}
+#endif
+
 // 1 / (1 + e^-x).
 inline Floats logistic(Floats x) { return 1.0f / (1.0f + exponential(-x)); }
 

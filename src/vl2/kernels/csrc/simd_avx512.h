@@ -18,6 +18,11 @@ inline void store_fast(bf16* to, Floats value) {
 // The lowest byte of each lane. GCC takes the general conversion apart, word by word.
 inline Bytes lowest_bytes(Ints words) { return (Bytes)_mm512_cvtepi32_epi8((__m512i)words); }
 
+inline Floats load(const int8_t* from) {
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+}
+
 // 2^x for x up to 127; relative error below 3e-7. Below -126 it is what 2^-126 is.
 inline __m512 power_of_two(__m512 x) {
     x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
