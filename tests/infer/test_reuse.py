@@ -254,10 +254,10 @@ def test_kept_prompts_of_a_cache_in_int8_take_fewer_bytes() -> None:
     sample = shared("bfloat16").processor.encode(turns(with_images(LONG + "Why?", picture())))
     plain, int8 = (kept_bytes(shared("bfloat16", form), sample, 96) for form in ("auto", "int8"))
     config = shared("bfloat16").model.config.language_config
-    channels = config.hidden_size // config.num_attention_heads
-    # A byte less for each channel, and four more for each scale. The last states of the chunks are kept as they are.
-    heads = len(sample) * config.num_hidden_layers * 2 * config.num_kv_heads
-    assert plain - int8 == heads * (channels - 4)
+    # One byte less for each channel of the latent and the rotary key, and four more for the scale of either. The last
+    # states of the chunks are kept as they are.
+    saved = config.kv_lora_rank + config.qk_rope_head_dim - 2 * 4
+    assert plain - int8 == len(sample) * config.num_hidden_layers * saved
 
 
 def test_another_prompt_makes_room_from_its_end() -> None:

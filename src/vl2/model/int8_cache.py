@@ -25,15 +25,16 @@ from vl2.errors import UserError
 from vl2.model.cache import Cache, Tensors
 
 CacheForm = Literal["auto", "int8"]  # "auto" is the model's own type
+CACHE_FORMS: tuple[CacheForm, ...] = get_args(CacheForm)
 AS_MODEL: CacheForm = "auto"
 LARGEST_CODE = 127
 
 
 def check_cache(form: str, device: torch.device) -> CacheForm:
     """Return the form. Raise UserError if there is no such form, or if the device does not support it."""
-    found = next((known for known in get_args(CacheForm) if known == form), None)
+    found = next((known for known in CACHE_FORMS if known == form), None)
     if found is None:
-        raise UserError(f"cache must be {' or '.join(get_args(CacheForm))}, got {form}")
+        raise UserError(f"cache must be {' or '.join(CACHE_FORMS)}, got {form}")
     if found != AS_MODEL and device.type != "cpu":
         raise UserError(f"a cache in {found} is for the CPU only, and the model is to run on {device}")
     return found
@@ -66,7 +67,7 @@ class Int8Cache(Cache):
     def empty(cls, config: LanguageConfig, num_rows: int, capacity: int, *, device: torch.device) -> Int8Cache:
         """Allocate `num_rows` empty rows of `capacity` positions for every layer."""
         codes = Cache.allocate(config, num_rows, capacity, dtype=torch.int8, device=device).layers
-        widths = (codes[0][0].shape[-1],)
+        widths: tuple[int, ...] = (codes[0][0].shape[-1],)
         if config.use_mla:
             assert config.kv_lora_rank is not None
             widths = (config.kv_lora_rank, config.qk_rope_head_dim)
