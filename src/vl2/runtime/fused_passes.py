@@ -288,7 +288,7 @@ def _places(cache: Cache) -> list[tuple[int, ...]]:
 
     The cache has one row. With latent attention keys and values are one tensor.
     """
-    is_int8, places = isinstance(cache, Int8Cache), []
+    is_int8, places = isinstance(cache, Int8Cache), list[tuple[int, ...]]()
     for layer in cache.layers:
         numbers, scales = (layer[: len(layer) // 2], layer[len(layer) // 2 :]) if is_int8 else (layer, ())
         *_, head_stride, position_stride, channel_stride = numbers[0].stride()
