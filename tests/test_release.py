@@ -249,21 +249,16 @@ def test_the_figures_of_the_card_are_those_of_its_metadata() -> None:
         rows[name.lower()] = cells
     for result in card.data.eval_results or []:
         cells = rows[result.dataset_name.lower()]
-        if result.dataset_split:
-            interval = str(result.metric_name).rpartition("interval ")[2]
-            assert cells == [result.dataset_split, str(result.metric_value), interval]
-        else:
-            assert "outside the project" in str(result.metric_name)
-            assert cells == [f"{result.metric_value:g}"]
+        interval = str(result.metric_name).rpartition("interval ")[2]
+        assert cells == [result.dataset_split, str(result.metric_value), interval]
 
 
 def test_the_figures_of_the_card_are_those_of_the_page_about_the_model() -> None:
     """The page says how they were measured."""
     said = (ROOT / "docs" / "nano.md").read_text(encoding="utf-8")
     for result in ModelCard.load(CARD).data.eval_results or []:
-        if result.dataset_split:
-            interval = str(result.metric_name).rpartition("interval ")[2]
-            assert f"{result.metric_value} ({interval})" in said
+        interval = str(result.metric_name).rpartition("interval ")[2]
+        assert f"{result.metric_value} ({interval})" in said
 
 
 def test_a_package_has_links_that_lead_somewhere(tmp_path: Path) -> None:
