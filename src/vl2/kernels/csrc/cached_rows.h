@@ -41,18 +41,18 @@ inline void weighted_sum(const T* weights, float scale, const Number* rows, int6
     for (; c < channels; c += LANES) weighted_sum_vectors<1>(weights, scale, rows + c, stride, count, out + c);
 }
 
-struct Bf16Rows {
+struct CachedBf16Rows {
     bf16* numbers;
     int64_t stride;
 
-    static Bf16Rows keys(const CacheRow& cache, int64_t head) {
+    static CachedBf16Rows keys(const CacheRow& cache, int64_t head) {
         return {static_cast<bf16*>(cache.keys) + head * cache.head_stride, cache.position_stride};
     }
-    static Bf16Rows values(const CacheRow& cache, int64_t head) {
+    static CachedBf16Rows values(const CacheRow& cache, int64_t head) {
         return {static_cast<bf16*>(cache.values) + head * cache.head_stride, cache.position_stride};
     }
-    static Bf16Rows latents(const CacheRow& cache) { return keys(cache, 0); }
-    static Bf16Rows rotary_keys(const CacheRow& cache, int64_t rank) {
+    static CachedBf16Rows latents(const CacheRow& cache) { return keys(cache, 0); }
+    static CachedBf16Rows rotary_keys(const CacheRow& cache, int64_t rank) {
         return {static_cast<bf16*>(cache.keys) + rank, cache.position_stride};
     }
 
@@ -66,7 +66,7 @@ struct Bf16Rows {
     // as the plain model rounds it.
     static void multiply_latents(const CacheRow& cache, const bf16* query, int64_t rank, int64_t rope, float scale,
                                  int64_t count, float* scores) {
-        const Bf16Rows rows = latents(cache);
+        const CachedBf16Rows rows = latents(cache);
         for (int64_t i = 0; i < count; i++) scores[i] = rounded(dot(query, rows.at(i), rank + rope)) * scale;
     }
 
@@ -80,22 +80,22 @@ struct Bf16Rows {
 };
 
 // Row i is codes * scales[i * scale_stride].
-struct Int8Rows {
+struct CachedInt8Rows {
     int8_t* codes;
     int64_t stride;
     float* scales;
     int64_t scale_stride;
 
-    static Int8Rows keys(const CacheRow& cache, int64_t head) {
+    static CachedInt8Rows keys(const CacheRow& cache, int64_t head) {
         return of_head(cache, cache.keys, cache.key_scales, head);
     }
-    static Int8Rows values(const CacheRow& cache, int64_t head) {
+    static CachedInt8Rows values(const CacheRow& cache, int64_t head) {
         return of_head(cache, cache.values, cache.value_scales, head);
     }
-    static Int8Rows latents(const CacheRow& cache) {
+    static CachedInt8Rows latents(const CacheRow& cache) {
         return {static_cast<int8_t*>(cache.keys), cache.position_stride, cache.key_scales, 2};
     }
-    static Int8Rows rotary_keys(const CacheRow& cache, int64_t rank) {
+    static CachedInt8Rows rotary_keys(const CacheRow& cache, int64_t rank) {
         return {static_cast<int8_t*>(cache.keys) + rank, cache.position_stride, cache.key_scales + 1, 2};
     }
 
@@ -112,7 +112,7 @@ struct Int8Rows {
     }
     static void multiply_latents(const CacheRow& cache, const bf16* query, int64_t rank, int64_t rope, float scale,
                                  int64_t count, float* scores) {
-        const Int8Rows rows = latents(cache), keys = rotary_keys(cache, rank);
+        const CachedInt8Rows rows = latents(cache), keys = rotary_keys(cache, rank);
         const float* wide = to_floats_once(query, rank + rope);
         for (int64_t i = 0; i < count; i++)
             scores[i] = (rows.product(wide, i, rank) + keys.product(wide + rank, i, rope)) * scale;
@@ -125,7 +125,7 @@ struct Int8Rows {
     }
 
    private:
-    static Int8Rows of_head(const CacheRow& cache, void* codes, float* scales, int64_t head) {
+    static CachedInt8Rows of_head(const CacheRow& cache, void* codes, float* scales, int64_t head) {
         return {static_cast<int8_t*>(codes) + head * cache.head_stride, cache.position_stride,
                 scales + head * cache.scale_head_stride, 1};
     }
@@ -155,8 +155,8 @@ inline void dequantize_rows(const CacheRow& from, const CacheRow& to, int64_t he
                             int threads) {
     parallel_for(2 * heads, threads, [&](int64_t task) {
         const int64_t head = task / 2;
-        const Int8Rows source = task % 2 ? Int8Rows::values(from, head) : Int8Rows::keys(from, head);
-        const Bf16Rows target = task % 2 ? Bf16Rows::values(to, head) : Bf16Rows::keys(to, head);
+        const CachedInt8Rows source = task % 2 ? CachedInt8Rows::values(from, head) : CachedInt8Rows::keys(from, head);
+        const CachedBf16Rows target = task % 2 ? CachedBf16Rows::values(to, head) : CachedBf16Rows::keys(to, head);
         for (int64_t i = 0; i < count; i++) source.read(i, width, target.numbers + i * target.stride);
     });
 }
@@ -166,8 +166,8 @@ inline void quantize_rows(const CacheRow& from, const CacheRow& to, int64_t head
                           int64_t last, int threads) {
     parallel_for(2 * heads, threads, [&](int64_t task) {
         const int64_t head = task / 2;
-        const Bf16Rows source = task % 2 ? Bf16Rows::values(from, head) : Bf16Rows::keys(from, head);
-        const Int8Rows target = task % 2 ? Int8Rows::values(to, head) : Int8Rows::keys(to, head);
+        const CachedBf16Rows source = task % 2 ? CachedBf16Rows::values(from, head) : CachedBf16Rows::keys(from, head);
+        const CachedInt8Rows target = task % 2 ? CachedInt8Rows::values(to, head) : CachedInt8Rows::keys(to, head);
         for (int64_t i = first; i < last; i++) target.write(i, source.numbers + i * source.stride, width);
     });
 }

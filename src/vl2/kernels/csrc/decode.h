@@ -37,9 +37,9 @@ inline std::vector<int64_t> sequence_starts(const Step& step) {
 inline void decode(const Model& model, const Step& step) {
     const int64_t rows = step.rows, D = model.width;
     const bool is_latent = model.rank > 0, is_int8 = step.cache_row(0, 0).is_int8();
-    const auto write_new_latent = is_int8 ? write_latent<Int8Rows> : write_latent<Bf16Rows>;
-    const auto attend_one_latent = is_int8 ? attend_latent<Int8Rows> : attend_latent<Bf16Rows>;
-    const auto attend_one_head = is_int8 ? attend_head<Int8Rows> : attend_head<Bf16Rows>;
+    const auto write_new_latent = is_int8 ? write_latent<CachedInt8Rows> : write_latent<CachedBf16Rows>;
+    const auto attend_one_latent = is_int8 ? attend_latent<CachedInt8Rows> : attend_latent<CachedBf16Rows>;
+    const auto attend_one_head = is_int8 ? attend_head<CachedInt8Rows> : attend_head<CachedBf16Rows>;
     const std::vector<int64_t> starts = sequence_starts(step);
     const int64_t sequences = static_cast<int64_t>(starts.size()) - 1;
     PaddedRows x, normed, query, key, value, attended, added;

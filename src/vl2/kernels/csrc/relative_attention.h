@@ -93,9 +93,15 @@ inline void attend_window(const Window&, int64_t, int64_t) {}  // never called
 
 namespace vl2 {
 
+#if defined(VL2_AVX512)
+constexpr bool HAS_WINDOW_ATTENTION = true;
+#else
+constexpr bool HAS_WINDOW_ATTENTION = false;
+#endif
+
 // Whether the shape was within what the kernel does; nothing is written where it was not.
 inline bool attend_windows(const RelativeAttention& a, int threads) {
-    if (!HAS_AVX512 || a.channels % 2 || a.window % 2 || a.channels > MOST_RELATIVE_CHANNELS) return false;
+    if (!HAS_WINDOW_ATTENTION || a.channels % 2 || a.window % 2 || a.channels > MOST_RELATIVE_CHANNELS) return false;
     // Each task packs the keys of its window, so a window is divided only where there are too few for all threads.
     constexpr int64_t FEWEST_QUERIES = 256, TASKS_OF_A_THREAD = 4;
     const int64_t per_side = a.windows_per_side(), windows = a.views * per_side * per_side;

@@ -122,7 +122,7 @@ inline Floats exponential(Floats x) {
 #include "simd_avx2.h"
 #elif defined(VL2_NEON)
 #include "simd_neon.h"
-#else
+#elif !defined(VL2_AVX512)
 
 namespace vl2 {
 

@@ -18,6 +18,9 @@ inline void store_fast(bf16* to, Floats value) {
 // The lowest byte of each lane. GCC takes the general conversion apart, word by word.
 inline Bytes lowest_bytes(Ints words) { return (Bytes)_mm512_cvtepi32_epi8((__m512i)words); }
 
+// In the order of the portable loop: upper half to lower half, down to one lane.
+inline float sum(Floats value) { return _mm512_reduce_add_ps((__m512)value); }
+
 inline Floats load(const int8_t* from) {
     const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
