@@ -313,6 +313,7 @@ def test_a_row_of_the_cache_goes_with_its_prompt(chunks: int | None) -> None:
 def bare_sample(ids: list[int], mask: list[bool]) -> Any:
     class Bare:
         input_ids, image_mask = torch.tensor(ids), torch.tensor(mask)
+        answers = ()
 
         def __len__(self) -> int:
             return len(ids)
