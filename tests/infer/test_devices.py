@@ -177,8 +177,11 @@ def test_requests_in_bfloat16_are_answered_within_what_it_rounds(device: str) ->
         found = torch.cat([gaps(*pair) for pair in zip(QUESTIONS, answers, strict=True)])
         # A near tie of the router may send a token to another expert, and then its logits are others: one in 60 here.
         assert (found > 0.1).float().mean() < 0.1
-    # Of whatever is not the beginning of a trained answer. Those are surer than bfloat16 is coarse.
-    assert [answer[:2] for answer in together] == [ask(talkative(), question)[:2] for question in QUESTIONS]
+    # Where float32 is sure of the first token, bfloat16 chooses it too.
+    best = last_logits(talkative().model, [encode(question) for question in QUESTIONS]).topk(2)
+    is_sure = best.values[:, 0] - best.values[:, 1] > 1
+    assert is_sure.sum() >= 2
+    assert best.indices[is_sure, 0].tolist() == torch.tensor([answer[0] for answer in together])[is_sure].tolist()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

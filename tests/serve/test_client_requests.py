@@ -336,29 +336,32 @@ def test_a_refusal_that_is_sent_back_is_text(server: LiveServer) -> None:
 
 
 def test_penalties_and_bias_are_those_of_the_python_api(server: LiveServer, nano: VLM) -> None:
-    prompt = "Hello there"  # these weights go on with one word, again and again
+    prompt = "Hello there"
     sample = nano.processor.encode_prompt(prompt)
+    never_ends = {nano.processor.tokenizer.eos_id: -100}
 
-    def own(**fields: Any) -> str:
-        options = GenerateOptions(max_new_tokens=12, **fields)
+    def own(bias: dict[int, int], **fields: Any) -> str:
+        options = GenerateOptions(max_new_tokens=12, logit_bias=never_ends | bias, **fields)
         return "".join(event.piece for event in nano.sample_events(sample, options))
 
-    def served(**fields: Any) -> str:
-        made = server.post("/v1/completions", {"model": "nano", "prompt": prompt, "max_tokens": 12, **fields}).json()
-        text: str = made["choices"][0]["text"]
+    def served(bias: dict[int, int], **fields: Any) -> str:
+        asked = {"model": "nano", "prompt": prompt, "max_tokens": 12, **fields}
+        asked["logit_bias"] = {str(token_id): value for token_id, value in (never_ends | bias).items()}
+        text: str = server.post("/v1/completions", asked).json()["choices"][0]["text"]
         return text
 
-    plain = own()
-    (first, *_) = nano.processor.tokenizer.encode(plain)
-    assert served() == plain
-    enough = next(bias for bias in range(1, 100) if own(logit_bias={first: -bias}) != plain)
-    for fields in (
-        {"frequency_penalty": 1.5},
-        {"presence_penalty": 2, "logit_bias": {str(first): 1 - enough}},
-        {"logit_bias": {str(first): -100}},
-        {"logit_bias": {"5": 100}},
-    ):
-        assert served(**fields) == own(**fields) != plain, fields
+    plain = own({})
+    (first, *_) = nano.processor.tokenizer.encode(plain)  # these weights go on with one word, again and again
+    assert served({}) == plain
+    enough = next(bias for bias in range(1, 100) if own({first: -bias}) != plain)
+    cases: list[tuple[dict[int, int], dict[str, float]]] = [
+        ({}, {"frequency_penalty": 1.5}),
+        ({first: 1 - enough}, {"presence_penalty": 2}),
+        ({first: -100}, {}),
+        ({5: 100}, {}),
+    ]
+    for bias, fields in cases:
+        assert served(bias, **fields) == own(bias, **fields) != plain, (bias, fields)
 
 
 def test_token_ids_are_a_prompt_as_their_text_is(server: LiveServer) -> None:
