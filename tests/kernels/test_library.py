@@ -41,6 +41,15 @@ def test_every_level_compiles(level: Level, portable: Path | None, tmp_path: Pat
     assert built.is_file()
 
 
+def test_where_there_is_a_compiler_the_best_kernels_are_in_use() -> None:
+    """Tests that need kernels are skipped without them, so this one must fail."""
+    if find_compiler() is None:
+        pytest.skip("no compiler here")
+    found = library.kernels_of_level("")
+    assert found is not None, library.missed
+    assert found.level == supported_levels()[0].name, library.missed
+
+
 @pytest.mark.usefixtures("_nothing_built")
 def test_without_a_compiler_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
