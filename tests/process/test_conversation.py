@@ -58,6 +58,11 @@ def test_images_can_be_exchanged_in_their_places() -> None:
     assert turn == user_turn("What?", ["folder/a.png", "folder/b.png"])
 
 
+def test_images_come_first_and_keep_their_order() -> None:
+    a, b = ImageRef(source="a.png"), ImageRef(source="b.png")
+    assert _turn("user", "Compare", a, "with", b).images_first() == _turn("user", a, b, "Compare", "with")
+
+
 def _turn(role: str, *pieces: object) -> Turn:
     return Turn(role=role, pieces=pieces)  # type: ignore[arg-type]
 

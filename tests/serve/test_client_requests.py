@@ -315,6 +315,14 @@ def test_pictures_come_in_every_form_that_clients_know(server: LiveServer, nano:
         assert server.post("/v1/responses", asked).json()["output"][0]["content"][0]["text"] == reply.text
 
 
+def test_pictures_can_be_put_before_the_text(server: LiveServer, nano: VLM) -> None:
+    first = user("What does the image say?", example("word.png"))
+    last = {**first, "content": first["content"][::-1]}
+    with serving(engine_backend(nano), ServerSettings(name="nano", images_first=True)) as live:
+        mended, unchanged = (tokens_of(live, [message]) for message in (last, first))
+    assert mended == unchanged == tokens_of(server, [first]) != tokens_of(server, [last])
+
+
 def test_a_tool_may_return_a_picture(server: LiveServer) -> None:
     result = {
         "role": "tool",

@@ -58,6 +58,8 @@ class Serve:
     """fetch no pictures from the web"""
     allow_private_urls: bool = False
     """fetch pictures from private addresses too: only where every client may see everything that this machine can"""
+    images_first: bool = False
+    """put the pictures of each message before its text, where clients send them after it"""
     no_tools: bool = False
     """ignore the functions of requests, in place of describing them to the model"""
     strict: bool = False
@@ -131,6 +133,7 @@ class Serve:
             allowed_folders=tuple(local_path(folder) for folder in self.allow_files),
             allow_urls=not self.no_urls,
             allow_private_urls=self.allow_private_urls,
+            images_first=self.images_first,
             calls_tools=not self.no_tools,
             strict=self.strict,
             cors_origins=self.cors_origin,

@@ -71,6 +71,10 @@ class Turn:
         """The text without the images."""
         return "".join(piece for piece in self.pieces if isinstance(piece, str))
 
+    def images_first(self) -> Turn:
+        """Return the turn with all images before all text, each in their order."""
+        return replace(self, pieces=tuple(sorted(self.pieces, key=lambda piece: not isinstance(piece, ImageRef))))
+
     def map_images(self, change: Callable[[ImageSource], ImageSource]) -> Turn:
         """Return the turn with `change` applied to the source of each image."""
         changed = (ImageRef(source=change(p.source)) if isinstance(p, ImageRef) else p for p in self.pieces)

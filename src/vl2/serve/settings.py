@@ -50,6 +50,7 @@ class ServerSettings:
     allowed_folders: tuple[Path, ...] = ()  # images may be read from here, by path or file: URL
     allow_urls: bool = True  # fetch images from http(s) URLs
     allow_private_urls: bool = False  # also from private networks
+    images_first: bool = False  # put the images of each message before its text
     calls_tools: bool = True  # describe the functions of a request to the model
     strict: bool = False  # refuse requests with fields that have no effect, instead of naming the fields in a header
     cors_origins: tuple[str, ...] = ()
