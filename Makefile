@@ -30,7 +30,7 @@ nano: $(VENV)/dev.stamp ## train the built-in model anew, from pinned inputs (ex
 	nice $(BIN)/python -m experiments.nano.run experiments/nano/recipe.toml --inputs data/nano --to runs/nano --budget $(BUDGET)
 
 test: $(VENV)/dev.stamp $(VENV)/tokenizers.stamp ## run all tests, a process a core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check: $(VENV)/dev.stamp ## check style, format and types
 	$(BIN)/ruff check .

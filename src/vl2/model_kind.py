@@ -1,9 +1,9 @@
 """Find out which model a config.json describes: DeepSeek-VL2, or one of the DeepSeek-OCR family.
 
-All of them have `model_type: deepseek_vl_v2` and the same language model. The models of the DeepSeek-OCR family have a
-SAM encoder and a projector of one linear layer. Behind SAM, DeepSeek-OCR-2 has a Qwen2 decoder and the others CLIP. The
-distinguishing keys come from the released code and from transformers' classes, because the released files themselves
-were not available.
+All of them have the same language model and, but for Unlimited-OCR, `model_type: deepseek_vl_v2`. The models of the
+DeepSeek-OCR family have a SAM encoder and a projector of one linear layer. Behind SAM, DeepSeek-OCR-2 has a Qwen2
+decoder and the others CLIP. The distinguishing keys come from the released code and from the classes of transformers
+and vLLM, because the released files themselves were not available.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 from vl2.errors import UserError
 
 MODEL_TYPE = "deepseek_vl_v2"
+UNLIMITED_TYPE = "unlimited-ocr"  # of Unlimited-OCR, as vLLM's configuration class has it
 
 ModelKind = Literal["DeepSeek-VL2", "DeepSeek-OCR", "Unlimited-OCR", "DeepSeek-OCR-2"]
 
@@ -42,7 +43,7 @@ def _kind_by_encoder(values: Mapping[str, Any]) -> ModelKind:
     is_linear = projector.get("projector_type") == "linear" and input_dim not in (None, width)
     if not (encoders or is_linear or "ocr" in classes):
         return "DeepSeek-VL2"
-    named = classes + _plain_letters(values.get("_name_or_path"))
+    named = classes + _plain_letters([values.get("_name_or_path"), values.get("model_type")])
     if encoders and not ("sam" in encoders and ("clip" in encoders or "qwen2" in encoders)):
         raise UserError(
             f"this checkpoint is a model of the DeepSeek-OCR family: it has image encoders that are not known here "

@@ -161,7 +161,7 @@ def test_inspect_shows_a_page_and_a_checkpoint(vl2) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["deepseek-ocr", "deepseek-ocr-2", "unlimited-ocr"])
+@pytest.mark.parametrize("name", ["deepseek-ocr-2", "unlimited-ocr"])
 def test_fine_tuning_learns_and_its_adapter_answers(vl2, name: str, tmp_path: Path) -> None:
     rows = []
     for number in range(4):

@@ -193,6 +193,18 @@ def test_unlimited_ocr_generates_with_its_window_over_answers() -> None:
         model.generate(processor("Hi")["input_ids"], max_new_tokens=2, use_cache=False)
 
 
+def test_unlimited_ocr_is_saved_with_its_model_type(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(toy_folder("unlimited-ocr"))
+    model.save_pretrained(tmp_path / "hf")
+    toy_vlm("tiny", "unlimited-ocr").save(tmp_path / "vl2")
+    for folder in (tmp_path / "hf", tmp_path / "vl2"):
+        assert json.loads((folder / "config.json").read_text())["model_type"] == "unlimited-ocr"
+        config = AutoConfig.from_pretrained(folder)
+        assert (type(config), config.to_model_config()) == (type(model.config), model.config.to_model_config())
+    older = json.loads((tmp_path / "vl2" / "config.json").read_text()) | {"model_type": "deepseek_vl_v2"}
+    assert VL2Config(**older).to_model_config().kind == "Unlimited-OCR"
+
+
 def _told(answers: list[list[int]], width: int) -> Callable[[int, torch.Tensor], list[int]]:
     return lambda row, ids: [answers[row][len(ids) - width]]
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from vl2.config import RELEASED_DEFAULTS, ModelConfig
 from vl2.errors import UserError
-from vl2.model_kind import MODEL_TYPE
+from vl2.model_kind import MODEL_TYPE, UNLIMITED_TYPE
 
 # Keys that transformers passes to the constructor, but that are not in config.json.
 _RUNTIME_KEYS = ("attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions")
@@ -92,3 +92,12 @@ class VL2Config(PreTrainedConfig):
 
     def _dtype_name(self) -> str | None:
         return None if self.dtype is None else str(self.dtype).removeprefix("torch.")
+
+
+class UnlimitedOCRConfig(VL2Config):
+    """The same for Unlimited-OCR, which has another model type."""
+
+    model_type = UNLIMITED_TYPE
+
+    def __init__(self, **values: Any) -> None:  # transformers writes one of its own for a class that has none
+        super().__init__(**values)

@@ -31,7 +31,7 @@ from vl2.checkpoint.memory_plan import TILES_PER_PASS
 from vl2.errors import UserError
 from vl2.hf.cache import VL2Cache
 from vl2.hf.collator import ImageInputs, checked_mask
-from vl2.hf.config import VL2Config
+from vl2.hf.config import UnlimitedOCRConfig, VL2Config
 from vl2.hf.pretrained_files import device_of, dtype_of, refuse_unknown, shard_bytes, write_checkpoint
 from vl2.model import VL2, init_weights
 from vl2.model.empty import shapes_only
@@ -322,6 +322,13 @@ class VL2ForCausalLM(PreTrainedModel, GenerationMixin):
             logits=logits_BSV, labels=labels_BS, vocab_size=logits_BSV.shape[-1], num_items_in_batch=num_items
         )
         return loss
+
+
+class UnlimitedOCRForCausalLM(VL2ForCausalLM):
+    """The same for the model type of Unlimited-OCR: transformers wants a model class for each."""
+
+    config: UnlimitedOCRConfig
+    config_class = UnlimitedOCRConfig
 
 
 def _generation_defaults(config: VL2Config) -> GenerationConfig:
