@@ -70,6 +70,14 @@ def last_logits(model: VL2, samples: Sequence[Sample]) -> Tensor:
     return torch.stack([logits_of(model, sample)[-1] for sample in samples])
 
 
+def sure_of(logits_BV: Tensor) -> list[int]:
+    """Return the rows whose likeliest token lies well before the next one: at least two."""
+    best = logits_BV.topk(2).values
+    found = [row for row in range(len(best)) if best[row, 0] - best[row, 1] > 1]
+    assert len(found) >= 2
+    return found
+
+
 def gaps(question: Question, answer: Sequence[int | None]) -> Tensor:
     """Return how far each token of an answer lies behind the likeliest one, by logits in float32 on the CPU.
 
@@ -111,7 +119,9 @@ def test_a_quantized_model_gives_what_its_codes_say(
     # A CPU rounds what enters products of many rows to 8 bits where it has instructions for these.
     far_B = (ours - exact).norm(dim=1) / exact.norm(dim=1)
     assert far_B.max() < (0.15 if device == "cpu" else 1e-3)
-    assert answers == expected
+    # An answer whose first token is nearly a tie may begin with another one on a CPU.
+    compared = sure_of(exact) if device == "cpu" else range(len(QUESTIONS))
+    assert [answers[i] for i in compared] == [expected[i] for i in compared]
     assert len({*answers}) > 3
 
 
@@ -178,10 +188,8 @@ def test_requests_in_bfloat16_are_answered_within_what_it_rounds(device: str) ->
         # A near tie of the router may send a token to another expert, and then its logits are others: one in 60 here.
         assert (found > 0.1).float().mean() < 0.1
     # Where float32 is sure of the first token, bfloat16 chooses it too.
-    best = last_logits(talkative().model, [encode(question) for question in QUESTIONS]).topk(2)
-    is_sure = best.values[:, 0] - best.values[:, 1] > 1
-    assert is_sure.sum() >= 2
-    assert best.indices[is_sure, 0].tolist() == torch.tensor([answer[0] for answer in together])[is_sure].tolist()
+    exact = last_logits(talkative().model, [encode(question) for question in QUESTIONS])
+    assert [together[i][0] for i in sure_of(exact)] == [exact[i].argmax() for i in sure_of(exact)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -28,7 +28,7 @@ def small(name: str) -> Source:
 
 
 def count_for(name: str) -> int:
-    slow = {"plot_code": 2, "web_page": 2, "article": 4, "album": 8, "document": 8}
+    slow = {"plot_code": 2, "web_page": 2, "article": 8, "album": 8, "document": 8}
     return slow.get(name, 24)
 
 

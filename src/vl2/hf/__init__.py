@@ -1,5 +1,5 @@
 # mypy: allow-untyped-calls
-"""Transformers integration (extra `hf`): importing this package registers the model types "deepseek_vl_v2" and "unlimited-ocr".
+"""Transformers integration (extra `hf`): importing this package registers "deepseek_vl_v2" and "unlimited-ocr".
 
     import vl2.hf
     from transformers import AutoModelForCausalLM, AutoProcessor
