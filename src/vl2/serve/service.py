@@ -142,10 +142,10 @@ class Service:
     async def prepare_chat(self, turns: Sequence[Turn], admission: Admission) -> Prompt:
         """Load the images of a conversation and encode it. Raise UserError if it is not valid."""
         limits = self.settings.limits
-        if self.settings.images_first:
-            turns = [turn.images_first() for turn in turns]
         if len(turns) > limits.max_messages:
             raise UserError(f"a conversation may have at most {limits.max_messages} messages, got {len(turns)}")
+        if self.settings.images_first:
+            turns = [turn.images_first() for turn in turns]
         # This check comes before any image is fetched. Outer white space does not count.
         self.backend.processor.check_length(p.strip() for turn in turns for p in turn.pieces if isinstance(p, str))
 
