@@ -95,8 +95,11 @@ class Tensors:
             yield (words.astype(np.uint32) << 16).view(np.float32) if self.is_float32(name) else words
 
 
-def write_gguf(folder: Path, to: Path) -> None:
-    """Write the language model of a checkpoint as a GGUF file, tensor by tensor."""
+def write_gguf(folder: Path, to: Path, architecture: str = "deepseek") -> None:
+    """Write the language model of a checkpoint as a GGUF file, tensor by tensor.
+
+    A `dots1` model has norms of queries and keys too; they are written as ones.
+    """
     import gguf
 
     defaults = {"vocab_size": 102400, "num_hidden_layers": 30, "n_shared_experts": 2, "use_mla": True}
@@ -104,7 +107,7 @@ def write_gguf(folder: Path, to: Path) -> None:
     if config["use_mla"] or config.get("scoring_func", "softmax") != "softmax":
         raise Unsupported("this adapter writes the tiny size: multi-head attention and softmax routing")
     width, heads = config["hidden_size"], config["num_attention_heads"]
-    writer = gguf.GGUFWriter(to, "deepseek")
+    writer = gguf.GGUFWriter(to, architecture)
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(4096)
     writer.add_embedding_length(width)
@@ -123,7 +126,14 @@ def write_gguf(folder: Path, to: Path) -> None:
     writer.add_expert_weights_scale(config.get("routed_scaling_factor", 1.0))
     writer.add_tokenizer_model("no_vocab")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    if architecture == "dots1":
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SOFTMAX)
     tensors = Tensors(folder, config)
+    ones = np.ones(width // heads, np.float32)
+    norms = [f"blk.{layer}.attn_{one}_norm.weight" for layer in range(config["num_hidden_layers"]) for one in "qk"]
+    norms = norms if architecture == "dots1" else []
+    for name in norms:
+        writer.add_tensor_info(name, ones.shape, ones.dtype, ones.nbytes)
     for name in tensors.names:
         shape = tensors.shape(name)
         if tensors.is_float32(name):
@@ -136,6 +146,8 @@ def write_gguf(folder: Path, to: Path) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
+    for _ in norms:
+        writer.write_tensor_data(ones)
     for name in tensors.names:
         parts = list(tensors.read(name))
         writer.write_tensor_data(np.stack(parts) if len(parts) > 1 else np.ascontiguousarray(parts[0]))

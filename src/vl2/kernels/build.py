@@ -37,7 +37,7 @@ class Level:
     @property
     def has_row_products(self) -> bool:
         """Whether the kernels multiply many rows by a weight in bfloat16 and in int8 (csrc/gemm.h)."""
-        return bool(self.needs & {"amx_tile", "i8mm"})
+        return bool(self.needs & {"avx512_bf16", "i8mm"})
 
 
 _AVX2 = ("-mavx2", "-mfma", "-mf16c", "-mbmi2")

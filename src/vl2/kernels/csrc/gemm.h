@@ -1,8 +1,8 @@
 // Many rows of bfloat16 times a whole weight in bfloat16 or int8, with bias, activation and residual in the epilogue.
 //
 // In: a RowsProduct, held the same in Python (vl2/kernels/matmul.py). Out: bfloat16 rows, and whether it was done: AMX
-// has this kernel (gemm_amx.h) and so have the matrix extensions of NEON (gemm_neon.h), elsewhere PyTorch's own products
-// are used. Callers are kernels.cpp, fused_prefill.h and encode.h.
+// has this kernel (gemm_amx.h), and so have AVX-512 and the matrix extensions of NEON (gemm_blocks.h); elsewhere
+// PyTorch's own products are used. Callers are kernels.cpp, fused_prefill.h and encode.h.
 #pragma once
 #include "matmul.h"
 
@@ -35,8 +35,12 @@ inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int6
 
 #if defined(VL2_AMX)
 #include "gemm_amx.h"
+#elif defined(VL2_AVX512)
+#include "gemm_avx512.h"
+#include "gemm_blocks.h"
 #elif defined(VL2_NEON_BF16)
 #include "gemm_neon.h"
+#include "gemm_blocks.h"
 #else
 
 namespace vl2 {

@@ -187,6 +187,8 @@ class PackedPairs {
 // Rows of bfloat16 times rows of a weight in bfloat16.
 class Bf16Rows {
    public:
+    int64_t rows() const { return pairs_.rows(); }
+
     template <class RowAt>
     void pack(int64_t rows, int64_t channels, const RowAt& row_at) {
         pairs_.pack(rows, 2 * channels, [&](int64_t row) { return reinterpret_cast<const uint8_t*>(row_at(row)); });

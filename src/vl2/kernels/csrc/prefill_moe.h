@@ -53,7 +53,9 @@ inline bool run_float_experts(const ExpertRows&, const std::vector<ExpertTask>&,
 
 #if defined(VL2_AMX)
 #include "prefill_moe_int8_amx.h"
-#elif !defined(VL2_NEON_BF16)
+#elif defined(VL2_AVX512) || defined(VL2_NEON_BF16)
+#include "prefill_moe_int8.h"
+#else
 
 namespace vl2 {
 
