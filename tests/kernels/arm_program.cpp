@@ -210,7 +210,7 @@ void test_row_products() {
                 product.bias = bias.data();
                 product.activation = gelu ? GELU_TANH : NO_ACTIVATION;
                 product.residual = has_residual ? residual.data() : nullptr;
-                const bool is_done = vl2_multiply_rows_in_tiles(&product, 3);
+                const bool is_done = vl2_multiply_many_rows(&product, 3);
                 check(is_done == HAS_ROW_PRODUCTS, "whether there are row products", rows, outputs, inputs);
                 if (!is_done) return;
                 for (int64_t m = 0; m < rows; m++) {
@@ -237,7 +237,7 @@ void test_row_products() {
                 product.residual = has_residual ? &residual[(rows - 1) * outputs] : nullptr;
                 product.rows = 1;
                 product.out = few.data();
-                vl2_multiply_rows_in_tiles(&product, 1);
+                vl2_multiply_many_rows(&product, 1);
                 check(!std::memcmp(few.data(), &out[(rows - 1) * outputs], outputs * sizeof(bf16)),
                       "rows times weight: bits of one row", kind, rows, outputs);
             }

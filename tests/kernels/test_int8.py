@@ -75,7 +75,7 @@ def test_with_and_without_the_kernel_for_many_rows_the_bits_are_the_same(
         held = x_MK, weight.codes, weight.scales
         in_tiles = int8_linear(kernels, *held, bias_N=bias, activation=activation, residual_MN=residual)
         with monkeypatch.context() as without:
-            without.setattr(kernels, "multiply_rows_in_tiles", lambda *_: 0)
+            without.setattr(kernels, "multiply_many_rows", lambda *_: 0)
             plain = int8_linear(kernels, *held, bias_N=bias, activation=activation, residual_MN=residual)
         assert torch.equal(in_tiles, plain)
         if residual is not None:

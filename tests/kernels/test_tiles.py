@@ -9,7 +9,7 @@ from torch import Tensor
 from vl2.kernels import load_kernels
 from vl2.kernels.activation import Activation, activate
 from vl2.kernels.library import Library
-from vl2.kernels.matmul import multiply_rows_in_tiles
+from vl2.kernels.matmul import multiply_many_rows
 from vl2.kernels.prefill_ops import has_row_products
 
 SHAPES = [
@@ -38,7 +38,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def test_products_are_those_of_float64(kernels: Library, M: int, N: int, K: int, activation: Activation) -> None:
     x_MK, weight_NK, bias_N, residual_MN = draw(M, K), draw(N, K, seed=1) * K**-0.5, draw(N, seed=2), draw(M, N, seed=3)
     for bias, residual in ((None, None), (bias_N, None), (bias_N, residual_MN)):
-        got = multiply_rows_in_tiles(kernels, x_MK, weight_NK, bias_N=bias, activation=activation, residual_MN=residual)
+        got = multiply_many_rows(kernels, x_MK, weight_NK, bias_N=bias, activation=activation, residual_MN=residual)
         assert got is not None
         assert got.shape == (M, N)
         exact = x_MK.double() @ weight_NK.double().T + (0 if bias is None else bias.double())
@@ -52,15 +52,15 @@ def test_products_are_those_of_float64(kernels: Library, M: int, N: int, K: int,
 
 def test_a_row_has_the_same_bits_whatever_is_beside_it_and_with_any_number_of_threads(kernels: Library) -> None:
     x_MK, weight_NK = draw(500, 1280), draw(96, 1280, seed=1)
-    together = multiply_rows_in_tiles(kernels, x_MK, weight_NK)
-    parts = [multiply_rows_in_tiles(kernels, part, weight_NK) for part in x_MK.split(37)]
+    together = multiply_many_rows(kernels, x_MK, weight_NK)
+    parts = [multiply_many_rows(kernels, part, weight_NK) for part in x_MK.split(37)]
     assert together is not None
     assert torch.equal(together, torch.cat([part for part in parts if part is not None]))
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            again = multiply_rows_in_tiles(kernels, x_MK, weight_NK)
+            again = multiply_many_rows(kernels, x_MK, weight_NK)
             assert again is not None
             assert torch.equal(together, again)
     finally:
@@ -70,11 +70,11 @@ def test_a_row_has_the_same_bits_whatever_is_beside_it_and_with_any_number_of_th
 def test_rows_may_lie_apart(kernels: Library) -> None:
     wide_MK, weight_NK = draw(50, 200), draw(48, 72, seed=1)
     apart, close = wide_MK[:, 32:104], wide_MK[:, 32:104].contiguous()
-    one, two = (multiply_rows_in_tiles(kernels, x_MK, weight_NK) for x_MK in (apart, close))
+    one, two = (multiply_many_rows(kernels, x_MK, weight_NK) for x_MK in (apart, close))
     assert one is not None
     assert two is not None
     assert torch.equal(one, two)
 
 
 def test_outputs_that_fill_no_block_are_not_for_the_kernel(kernels: Library) -> None:
-    assert multiply_rows_in_tiles(kernels, draw(40, 64), draw(41, 64, seed=1)) is None
+    assert multiply_many_rows(kernels, draw(40, 64), draw(41, 64, seed=1)) is None

@@ -79,8 +79,8 @@ class Library:
         self.from_int32_sums = _function(
             loaded, "vl2_from_int32_sums", pointer, number, number, *(pointer,) * 3, number, pointer, pointer, number
         )
-        self.multiply_rows_in_tiles = _function(loaded, "vl2_multiply_rows_in_tiles", pointer, number)
-        self.multiply_rows_in_tiles.restype = number
+        self.multiply_many_rows = _function(loaded, "vl2_multiply_many_rows", pointer, number)
+        self.multiply_many_rows.restype = number
         self.to_int4 = _function(
             loaded, "vl2_to_int4", pointer, number, number, number, pointer, number, pointer, pointer
         )

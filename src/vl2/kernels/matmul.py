@@ -2,7 +2,7 @@
 
 M rows, K inputs, N outputs.
 
-- bfloat16 with tile registers (AMX) or the matrix extensions of NEON: `multiply_rows_in_tiles`, which uses csrc/gemm.h.
+- bfloat16 with AVX-512, AMX or the matrix extensions of NEON: `multiply_many_rows`, which uses csrc/gemm.h.
 - bfloat16 on a processor without bfloat16 instructions: `linear_in_float32`, one panel of the weight at a time. Most
   desktop processors lack these instructions. PyTorch then emulates the product at a sixth to an eighth of the speed of
   float32 on the same processor (Zen 3, 256 rows: 8 and 61 GFLOP/s). Converting a panel to float32 takes as long as
@@ -122,7 +122,7 @@ def int8_linear(
     are bfloat16 except the codes and their scales.
     """
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
-    in_tiles = multiply_rows_in_tiles(
+    in_tiles = multiply_many_rows(
         kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, activation=activation, residual_MN=residual_MN
     )
     if in_tiles is not None:
@@ -176,7 +176,7 @@ class RowsProductC(ctypes.Structure):
     ]
 
 
-def multiply_rows_in_tiles(
+def multiply_many_rows(
     kernels: Library,
     x_MK: Tensor,
     weight_NK: Tensor,
@@ -191,7 +191,7 @@ def multiply_rows_in_tiles(
     All tensors are bfloat16 and contiguous in the last dimension; or the weight is int8 with a scale for each output,
     and the rows of x are rounded to 8 bits. The product is rounded to bfloat16 before the residual is added. The row
     stride of the result may exceed N. Return None if the kernel does not support the shape, or if the processor has
-    neither tile registers nor the matrix extensions of NEON.
+    neither AVX-512 nor the matrix extensions of NEON.
     """
     (M, K), N = x_MK.shape, len(weight_NK)
     assert x_MK.dtype == torch.bfloat16, f"the kernels take bfloat16, got {x_MK.dtype}"
@@ -203,7 +203,7 @@ def multiply_rows_in_tiles(
         *(x_MK.data_ptr(), M, K, x_MK.stride(0), BF16 if scales_N is None else INT8),
         *(weight_NK.data_ptr(), scales_at, bias_at, N, activation, residual_at, out_MN.data_ptr(), out_MN.stride(0)),
     )
-    is_done = kernels.multiply_rows_in_tiles(ctypes.byref(product), torch.get_num_threads())
+    is_done = kernels.multiply_many_rows(ctypes.byref(product), torch.get_num_threads())
     return out_MN if is_done else None
 
 

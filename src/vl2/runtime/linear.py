@@ -21,7 +21,7 @@ from vl2.kernels.matmul import (
     is_better_in_float32,
     is_decode_step,
     linear_in_float32,
-    multiply_rows_in_tiles,
+    multiply_many_rows,
 )
 from vl2.quant.modules import QuantizedLinear
 from vl2.quant.quantized_matmul import FEW_PREFILL_ROWS
@@ -61,7 +61,7 @@ def linear(
     rows = x.numel() // x.shape[-1]
     is_many = is_for_kernels(rows, is_decode_step(x), is_plain=is_plain_linear(layer))
     if is_plain_linear(layer) and is_many and kernels.applies(x, layer.weight):
-        in_tiles = _linear_in_tiles(layer, x, activation=activation, residual=residual)
+        in_tiles = _linear_of_many_rows(layer, x, activation=activation, residual=residual)
         if in_tiles is not None:
             return in_tiles
         # PyTorch's fused product raises an error on a CPU without bfloat16 instructions.
@@ -79,16 +79,16 @@ def linear(
     return activate(out, activation) if residual is None else residual + out
 
 
-def _linear_in_tiles(layer: nn.Linear, x: Tensor, *, activation: Activation, residual: Tensor | None) -> Tensor | None:
+def _linear_of_many_rows(layer: nn.Linear, x: Tensor, *, activation: Activation, residual: Tensor | None) -> Tensor | None:
     """Return the same as `linear` by the kernel for many rows, or None where it does not apply.
 
-    It needs tile registers or the matrix extensions of NEON, and a contiguous weight whose rows begin on cache lines.
+    It needs AVX-512 or the matrix extensions of NEON, and a contiguous weight whose rows begin on cache lines.
     """
     library, (N, K) = load_kernels(), layer.weight.shape
     if library is None or not library.has_row_products or K % LINE or not layer.weight.is_contiguous():
         return None
     residual_MN = None if residual is None else residual.reshape(-1, N).contiguous()
-    out_MN = multiply_rows_in_tiles(
+    out_MN = multiply_many_rows(
         library, x.reshape(-1, K), layer.weight, bias_N=layer.bias, activation=activation, residual_MN=residual_MN
     )
     return None if out_MN is None else out_MN.view(*x.shape[:-1], N)

@@ -93,14 +93,10 @@ inline void decode(const Model& model, const Step& step) {
             team.each(rows, phase, [&](int64_t row) {
                 for (int64_t d = 0; d < D; d++) x[row][d] = to_bf16(to_float(x[row][d]) + to_float(added[row][d]));
                 normalize(x[row], layer.post_norm, D, model.norm_eps, normed[row]);
-                if (row == 0) plan_shared(model, layer, step.threads, mlp, rows);
             });
-            team.each(1 + mlp.shared_up.size(), phase, [&](int64_t task) {
-                if (task == 0) plan_experts(model, layer, step.threads, mlp, normed, rows);
-                else run_up(model, layer, mlp.shared_up[task - 1], mlp, normed, rows);
-            });
-            team.each(mlp.expert_up.size(), phase,
-                      [&](int64_t task) { run_up(model, layer, mlp.expert_up[task], mlp, normed, rows); });
+            team.each(1, phase, [&](int64_t) { plan_mlp(model, layer, step.threads, mlp, normed, rows); });
+            team.each(mlp.up.size(), phase,
+                      [&](int64_t task) { run_up(model, layer, mlp.up[task], mlp, normed, rows); });
             team.each(mlp.down.size(), phase, [&](int64_t task) { run_down(model, layer, mlp.down[task], mlp, rows); });
             const bool is_last = index + 1 == model.num_layers;
             team.each(rows, phase, [&](int64_t row) {

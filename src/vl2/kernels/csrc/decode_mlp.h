@@ -1,9 +1,8 @@
 // The MLPs of a decode step: the dense layer, and the mixture of experts, of which only those in use are read.
 //
 // In: the normed rows of a step. Out: the rows, to which experts and shared experts are added. Called by decode.h in
-// four phases. In the first, one thread routes the rows (`plan_experts`), while the others begin with the shared experts,
-// which need no routing. `run_up` and `run_down` follow, with tasks that are some outputs of one expert for all rows that
-// visit it, and `combine` with a task for each row. All is portable; the products are matmul.h's.
+// four phases: `plan_mlp` (one thread routes and cuts the work), `run_up`, `run_down` (tasks, each some outputs of one
+// expert for all rows that visit it) and `combine` (a task for each row). All is portable; the products are matmul.h's.
 #pragma once
 #include <numeric>
 
@@ -108,40 +107,36 @@ struct MLPState {
     Routing routing;
     PaddedRows slots, shared;                            // hidden activations
     std::vector<float> slot_outputs, shared_outputs;  // [.., width]
-    OutputTasks shared_up, expert_up, down;
+    OutputTasks up, down;
 };
 
 constexpr int64_t SHARED = -1;  // in the place of an index into the visits: the shared experts, or the dense layer
 
-// Split the first products of the shared experts, or of the dense layer, among the threads.
-inline void plan_shared(const Model& model, const Layer& layer, int64_t threads, MLPState& state, int64_t rows) {
-    state.shared_up.clear();
-    if (!layer.gate.outputs) return;
-    state.shared_up.add(SHARED, layer.gate.outputs, 2 * layer.gate.bytes_per_output());
-    state.shared_up.split(threads);
-    state.shared.resize(rows, layer.down.inputs);
-    state.shared_outputs.resize(rows * model.width);
-}
-
-// Route the rows, and split the work of the experts. One thread does it, for the tasks must be the same for all.
-inline void plan_experts(const Model& model, const Layer& layer, int64_t threads, MLPState& state, PaddedRows& normed,
-                         int64_t rows) {
+// Route the rows, and split the work of both phases. One thread does it: routing is short beside a barrier, and tasks
+// must be the same for all.
+inline void plan_mlp(const Model& model, const Layer& layer, int64_t threads, MLPState& state, PaddedRows& normed,
+                     int64_t rows) {
     const int64_t K = model.experts_per_token;
     const bool is_moe = layer.router != nullptr;
     state.routing = is_moe ? route(model, layer, normed, rows) : Routing{};
-    state.expert_up.clear();
+    state.up.clear();
     state.down.clear();
     for (size_t v = 0; v < state.routing.visits.size(); v++) {
         const int64_t index = static_cast<int64_t>(v);
-        state.expert_up.add(index, layer.expert_gate.first.outputs, 2 * layer.expert_gate.first.bytes_per_output());
+        state.up.add(index, layer.expert_gate.first.outputs, 2 * layer.expert_gate.first.bytes_per_output());
         state.down.add(index, model.width, layer.expert_down.first.bytes_per_output());
     }
-    if (layer.gate.outputs) state.down.add(SHARED, model.width, layer.down.bytes_per_output());
+    if (layer.gate.outputs) {
+        state.up.add(SHARED, layer.gate.outputs, 2 * layer.gate.bytes_per_output());
+        state.down.add(SHARED, model.width, layer.down.bytes_per_output());
+        state.shared.resize(rows, layer.down.inputs);
+        state.shared_outputs.resize(rows * model.width);
+    }
     if (is_moe) {
         state.slots.resize(rows * K, layer.expert_down.first.inputs);
         state.slot_outputs.resize(rows * K * model.width);
     }
-    state.expert_up.split(threads);
+    state.up.split(threads);
     state.down.split(threads);
 }
 

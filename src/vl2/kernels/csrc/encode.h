@@ -1,7 +1,7 @@
 // The blocks of a vision transformer over the patches of some tiles, in one call: SigLIP's and CLIP's.
 //
 // In: an Encoder, whose blocks point to PyTorch's weights, and patches as bfloat16 rows. Out: the same rows after all
-// blocks, in place; and whether it was done, for its products need AMX. Called by kernels.cpp for
+// blocks, in place; and whether it was done, for its products need `multiply_many_rows`. Called by kernels.cpp for
 // vl2/runtime/fused_passes.py; sam.h runs its blocks by BlockPass too. It is made of the kernels that Python calls one
 // by one where this does not apply, for the reason that fused_prefill.h gives.
 #pragma once
@@ -42,7 +42,7 @@ inline bool multiply_by(const BiasedMatrix& layer, const bf16* from, int64_t row
     product.bias = layer.bias;
     product.activation = activation;
     product.residual = residual;
-    return multiply_rows_in_tiles(&product, 1, threads);
+    return multiply_many_rows(&product, 1, threads);
 }
 
 // Rows through pre-norm blocks, one after another, with the memory that a block needs in between.

@@ -1,9 +1,9 @@
 // A chunk of a prompt through all layers, in one call.
 //
 // In: a Model and a PrefillChunk: embeddings, and a cache that holds what comes before. Out: the state of the last
-// position, and keys and values in the cache; and whether it was done, for it needs AMX and heads that are not latent.
-// Called by kernels.cpp for vl2/runtime/fused_passes.py. It is made of the kernels that Python calls one by one where
-// this does not apply. But each of them reads many megabytes, and after it the interpreter finds neither its code nor
+// position, and keys and values in the cache; and whether it was done, for it needs `multiply_many_rows` and heads
+// that are not latent. Called by kernels.cpp for vl2/runtime/fused_passes.py. It is made of the kernels that Python
+// calls one by one where this does not apply. But each of them reads many megabytes, and after it the interpreter finds neither its code nor
 // its objects in a cache: that takes a third of a millisecond each time. In the last layer only the last position is a
 // query, which is a step of decoding.
 #pragma once
@@ -133,10 +133,10 @@ class FusedPrefill {
             }
             products.push_back(product);
         }
-        if (multiply_rows_in_tiles(products.data(), static_cast<int64_t>(products.size()), threads_)) return true;
+        if (multiply_many_rows(products.data(), static_cast<int64_t>(products.size()), threads_)) return true;
         // Weights of several kinds, one by one.
         return std::all_of(products.begin(), products.end(),
-                           [&](const RowsProduct& p) { return multiply_rows_in_tiles(&p, 1, threads_); });
+                           [&](const RowsProduct& p) { return multiply_many_rows(&p, 1, threads_); });
     }
 
     // Numbers that codes are made at once.

@@ -45,7 +45,7 @@ inline RowsProduct product_of(const Matrix& w, const bf16* x, int64_t rows, int6
 
 namespace vl2 {
 
-inline bool multiply_rows_in_tiles(const RowsProduct*, int64_t, int) { return false; }
+inline bool multiply_many_rows(const RowsProduct*, int64_t, int) { return false; }
 
 }  // namespace vl2
 #endif

@@ -216,7 +216,7 @@ class ProductInTiles {
 // by itself: what another has just written lies in that one's cache. Of rows that are too few for all threads, each
 // takes some of the outputs.
 template <class Number>
-void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int threads) {
+void multiply_many_rows(const RowsProduct* products, int64_t count, int threads) {
     const RowsProduct& all = *products;
     const int64_t bytes = all.inputs * static_cast<int64_t>(sizeof(Number)), steps = (bytes + STEP - 1) / STEP;
     const int64_t pairs = (all.rows + 2 * LANES - 1) / (2 * LANES);
@@ -267,7 +267,7 @@ void multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int thre
 }
 
 // Whether the shapes were within what the kernel does; nothing is written where they were not. Weights are of one kind.
-inline bool multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int threads) {
+inline bool multiply_many_rows(const RowsProduct* products, int64_t count, int threads) {
     const RowsProduct& p = *products;
     if (p.rows < 1 || p.inputs < 1) return false;
     int64_t outputs = 0;
@@ -277,8 +277,8 @@ inline bool multiply_rows_in_tiles(const RowsProduct* products, int64_t count, i
     }
     const int64_t weights = outputs * p.inputs;
     threads = useful_threads(threads, weights * (p.kind == INT8 ? 1 : 2), weights * p.rows);
-    if (p.kind == INT8) multiply_rows_in_tiles<int8_t>(products, count, threads);
-    else if (p.kind == BF16) multiply_rows_in_tiles<bf16>(products, count, threads);
+    if (p.kind == INT8) multiply_many_rows<int8_t>(products, count, threads);
+    else if (p.kind == BF16) multiply_many_rows<bf16>(products, count, threads);
     else return false;
     return true;
 }

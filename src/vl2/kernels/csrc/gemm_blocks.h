@@ -72,7 +72,7 @@ void multiply_rows(const RowsProduct* products, int64_t count, int64_t bytes, in
 }
 
 // Whether the shapes were within what the kernel does; nothing is written where they were not. Weights are of one kind.
-inline bool multiply_rows_in_tiles(const RowsProduct* products, int64_t count, int threads) {
+inline bool multiply_many_rows(const RowsProduct* products, int64_t count, int threads) {
     const RowsProduct& p = *products;
     if (p.rows < 1 || p.inputs < 1 || (p.kind == BF16 && p.inputs % BF16_INPUTS)) return false;
     int64_t outputs = 0;

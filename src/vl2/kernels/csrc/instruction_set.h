@@ -51,7 +51,7 @@ constexpr bool HAS_ATTENTION = true;
 constexpr bool HAS_ATTENTION = false;
 #endif
 
-// Instructions for many rows in bfloat16 and in int8: `multiply_rows_in_tiles` has a kernel.
+// Instructions for many rows in bfloat16 and in int8: `multiply_many_rows` has a kernel.
 #if defined(VL2_AVX512) || defined(VL2_NEON_BF16)
 constexpr bool HAS_ROW_PRODUCTS = true;
 #else

@@ -109,8 +109,8 @@ void vl2_from_int32_sums(const int32_t* sums, int64_t rows, int64_t width, const
 }
 
 // 1 when done, 0 where the kernel does not do this shape.
-int64_t vl2_multiply_rows_in_tiles(const RowsProduct* product, int64_t threads) {
-    return multiply_rows_in_tiles(product, 1, static_cast<int>(threads));
+int64_t vl2_multiply_many_rows(const RowsProduct* product, int64_t threads) {
+    return multiply_many_rows(product, 1, static_cast<int>(threads));
 }
 
 void vl2_decode(const Model* model, const Step* step) { decode(*model, *step); }
