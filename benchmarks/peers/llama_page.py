@@ -10,7 +10,10 @@ LLAMA_CPP is its source, which is `vendor/llama.cpp` in the source of llama-cpp-
 model's matrices, one of bf16, Q8_0 and Q4_0; a file of another kind is written from `bf16.gguf` before the first use.
 
 llama.cpp cuts a picture of more than 640 px into crops and adds a view of 1,024 px. Mode `base` is this view alone, so
-the adapter leaves out the crops. It cannot keep llama.cpp from making them, which takes 0.04 s of a page.
+the adapter leaves out the crops. It cannot keep llama.cpp from making them, which takes 0.03 s of a page.
+
+The encoder's matrices are in bfloat16, because that was the fastest on a Zen 4: it took 0.81 of the time of float16 and
+0.90 of that of Q8_0.
 """
 
 from __future__ import annotations
@@ -78,8 +81,8 @@ def convert(llama_cpp: Path, checkpoint: Path, to: Path) -> None:
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         linked = str(beside(checkpoint, Path(folder)))
-        for options in (("f16", str(to / "mmproj.gguf"), "--mmproj"), ("bf16", str(to / "bf16.gguf"))):
-            sys.argv = [script, linked, "--outtype", options[0], "--outfile", *options[1:]]
+        for options in ([str(to / "mmproj.gguf"), "--mmproj"], [str(to / "bf16.gguf")]):
+            sys.argv = [script, linked, "--outtype", "bf16", "--outfile", *options]
             runpy.run_path(script, run_name="__main__")
 
 
