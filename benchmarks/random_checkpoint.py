@@ -10,12 +10,12 @@ import argparse
 from pathlib import Path
 
 from vl2.checkpoint.random_checkpoint import PLAIN, write_random_checkpoint
-from vl2.config import PRESETS
+from vl2.config import OCR_PRESETS, PRESETS
 from vl2.quant.quantize_model import SCHEME_NAMES
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("size", choices=PRESETS)
+    parser.add_argument("size", choices=[*PRESETS, *OCR_PRESETS])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", choices=[PLAIN, *SCHEME_NAMES], default=PLAIN)
     parser.add_argument("--seed", type=int, default=0)

