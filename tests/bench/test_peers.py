@@ -87,6 +87,20 @@ def test_peers_get_the_prompt_of_a_page_that_vl2_gets() -> None:
         check_page_tokens(694)
 
 
+TABLE = """
+|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |      T s |    S t/s |
+|-------|--------|------|--------|----------|----------|----------|----------|----------|----------|
+|    32 |     24 |    4 |    224 |    0.324 |   395.25 |    0.802 |   119.66 |    1.126 |   198.91 |
+"""
+
+
+def test_the_seconds_of_llama_cpp_are_read_from_the_table_that_it_prints() -> None:
+    timings = adapter("llama_programs").timings
+    assert timings(f"loading ...{TABLE}llama_print_timings: load time = 5 ms") == (0.324, 0.802)
+    with pytest.raises(RuntimeError, match="one row of timings, it printed 0"):
+        timings("n_ctx_req = 4096 is greater than n_kv_max = 2048")
+
+
 def test_every_ratio_to_vllm_in_the_guides_says_eager_or_compiled() -> None:
     """Heads of tables are where such a ratio stands."""
     docs = PEERS.parents[1] / "docs"

@@ -42,12 +42,12 @@ inline const float* to_floats(const bf16* const* x, int M, int64_t width) {
 // One row of weights with R rows of activations, which are filled up with zeros to `width`.
 template <int R>
 inline void bf16_microkernel(const bf16* row, int64_t inputs, const float* x, int64_t width, float* totals) {
-    Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, 1};
+    Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, R == 1 && FORESEES_STREAMS ? 0 : 1};
     __m256 acc[R][4];
     for (int r = 0; r < R; r++)
         for (int j = 0; j < 4; j++) acc[r][j] = _mm256_setzero_ps();
     for_each_group(row, inputs, [&](const bf16* from, int64_t k) {
-        prefetch.line();  // as long as a group
+        prefetch.step();  // as long as a group
         for (int j = 0; j < 4; j += 2) {
             const __m256i halves = load_words(from + 8 * j);
             const __m256 even = even_floats(halves), odd = odd_floats(halves);

@@ -15,9 +15,9 @@ constexpr int WEIGHT_ROWS = 4;  // rows of weights whose lanes are added up toge
 constexpr int ROW_TILE = 4;     // rows of inputs at a time: with four of weights, 16 of 32 registers are accumulators
 // How far ahead: with 5 and with 20 KB a token takes 3 to 5 % longer.
 constexpr int64_t PREFETCH_BYTES = 10240;
-// Lines prefetched with every 64 bytes of bfloat16, where rows of weights are read one after another. Processors with
-// AMX read a third faster so; those of AMD foresee such a stream by themselves.
-constexpr int STREAM_LINES = HAS_TILES ? 1 : 0;
+// Lines prefetched with every 64 bytes of bfloat16, where rows of weights are read one after another. Intel's processors
+// read a third faster so.
+inline const int STREAM_LINES = FORESEES_STREAMS ? 0 : 1;
 
 // The sums of four vectors. Each is added up in the same order, wherever it stands among the four.
 inline __m128 lane_sums(__m512 a, __m512 b, __m512 c, __m512 d) {

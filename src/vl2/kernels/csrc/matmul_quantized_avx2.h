@@ -69,7 +69,7 @@ constexpr int INT8_ROW_TILE = 4;  // rows of inputs at a time: two sums each, of
 // One row of weights with R rows of activations.
 template <int R>
 inline void int8_microkernel(const int8_t* row, int64_t inputs, const int16_t* x, int64_t width, int64_t* totals) {
-    Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, 1};
+    Prefetch prefetch{reinterpret_cast<const uint8_t*>(row) + PREFETCH_BYTES, R == 1 && FORESEES_STREAMS ? 0 : 1};
     for (int r = 0; r < R; r++) totals[r] = 0;
     for (int64_t begin = 0; begin < inputs; begin += INPUTS_IN_32_BITS) {
         const int64_t end = std::min(inputs, begin + INPUTS_IN_32_BITS);
@@ -86,7 +86,7 @@ inline void int8_microkernel(const int8_t* row, int64_t inputs, const int16_t* x
         };
         int64_t k = begin;
         for (; k + 2 * GROUP <= end; k += 2 * GROUP) {
-            prefetch.line();
+            prefetch.step();
             step(row + k, k);
             step(row + k + GROUP, k + GROUP);
         }
@@ -227,7 +227,7 @@ inline void multiply_int4(const Matrix& w, int64_t first, int64_t last, int M, c
     for (int64_t n = first; n < last; n += PANEL) {
         const int64_t block = n / PANEL * groups;
         const uint8_t *codes = w.codes + block * BLOCK_BYTES, *scales = w.scales + block * PANEL * 2;
-        Prefetch prefetch{codes + PREFETCH_BYTES, 4};
+        Prefetch prefetch{codes + PREFETCH_BYTES, M == 1 && FORESEES_STREAMS ? 0 : 4};
         for (int m = 0, count; m < M; m += count) {
             float results[INT4_ROW_TILE][PANEL];
             float *to[INT4_ROW_TILE], *rest[INT4_ROW_TILE];

@@ -89,7 +89,7 @@ inline void int4_microkernel(const uint8_t* codes, const uint8_t* scales, int64_
             low[m] = _mm512_set1_epi32(x.offsets[(row + m) * groups + g]);
         }
         for (int v = 0; v < 4; v++) {
-            if ((M > 1 || HAS_TILES) && v < prefetch.lines) prefetch.line();
+            if (v < prefetch.lines) prefetch.line();
             const __m512i words = _mm512_loadu_si512(codes + g * BLOCK_BYTES + v * 64);
             for (int odd = 0; odd < 2; odd++) {
                 const __m512i four = _mm512_and_si512(odd ? _mm512_srli_epi16(words, 4) : words, lowest);
@@ -123,7 +123,7 @@ inline void multiply_int4(const Matrix& w, int64_t first, int64_t last, int M, c
         const uint8_t* codes = w.codes + n / PANEL * groups * BLOCK_BYTES;
         const uint8_t* scales = w.scales + n / PANEL * groups * PANEL * 2;
         const __mmask16 kept = last - n < PANEL ? static_cast<__mmask16>((1u << (last - n)) - 1) : 0xffff;
-        Prefetch prefetch{codes + PREFETCH_BYTES, (4 + num_tiles - 1) / num_tiles};
+        Prefetch prefetch{codes + PREFETCH_BYTES, M == 1 && FORESEES_STREAMS ? 0 : (4 + num_tiles - 1) / num_tiles};
         for (int m = 0; m < M; m += INT4_ROW_TILE) {
             const int count = std::min(INT4_ROW_TILE, M - m);
             __m512 results[INT4_ROW_TILE];
@@ -212,8 +212,7 @@ inline __m128i int_sums(const __m512i* lanes) {
 // M rows of inputs, which lie as in Int16Rows, with R rows of weights: sums of the high and the low bytes, in column
 // `q` and those behind it. The instruction takes one of its sides without sign, so codes are 128 more, for which the
 // epilogue corrects the sums. The loops over sums are unrolled early, and there is one loop over the inputs: else GCC
-// keeps the sums in memory, and with more than four rows it takes 1.7 times as long. With one row of inputs a processor
-// of AMD foresees the stream by itself, and prefetching takes a fifth of the speed.
+// keeps the sums in memory, and with more than four rows it takes 1.7 times as long.
 template <int M, int R>
 inline void int8_microkernel(const uint8_t* weight, int64_t inputs, const int8_t* x, int64_t width,
                              __m512i (*high)[WEIGHT_ROWS], __m512i (*low)[WEIGHT_ROWS], int q, Prefetch& prefetch) {
@@ -233,7 +232,7 @@ inline void int8_microkernel(const uint8_t* weight, int64_t inputs, const int8_t
             w[r] = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
         }
         if constexpr (R > 1) prefetch.step();
-        else if constexpr (M > 1 || HAS_TILES) prefetch.line();
+        else if (prefetch.lines) prefetch.line();
 #pragma GCC unroll 4
         for (int m = 0; m < M; m++) {
             const int8_t* row = x + 2 * m * width + k;
@@ -278,7 +277,8 @@ inline void multiply_int16(const Matrix& w, int64_t start, int64_t first, int64_
     for (int64_t n = first; n < last; n += WEIGHT_ROWS) {
         const int rows = static_cast<int>(std::min<int64_t>(WEIGHT_ROWS, last - n));
         const uint8_t* weight = w.codes + n * w.inputs;
-        Prefetch prefetch{weight + PREFETCH_BYTES, (WEIGHT_ROWS + num_tiles - 1) / num_tiles};
+        Prefetch prefetch{weight + PREFETCH_BYTES,
+                          M == 1 && FORESEES_STREAMS ? 0 : (WEIGHT_ROWS + num_tiles - 1) / num_tiles};
         for (int m = 0; m < M; m += tile) {
             const int count = std::min(tile, M - m);
             const int8_t* bytes = x.high(m);

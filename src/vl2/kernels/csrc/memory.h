@@ -52,6 +52,12 @@ struct AlignedAllocator {
 template <class T>
 using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
+#if defined(__x86_64__)
+// AMD's processors foresee one stream of weights by themselves: with one row of inputs, prefetching it takes up to a
+// fifth of the speed.
+inline const bool FORESEES_STREAMS = (__builtin_cpu_init(), __builtin_cpu_is("amd"));
+#endif
+
 // `lines` of 64 bytes a step, one behind another, into the second cache: for what is read at the memory's own speed.
 // Beyond the end of a weight it reads ahead too: a prefetch never faults.
 struct Prefetch {
