@@ -52,8 +52,8 @@ class Peer:
         write_gguf(Path(task["model"]), self._file, self._architecture)
         if self._kind != "bf16":
             plain, self._file = self._file, self._file.with_name(f"{self._kind}.gguf")
-            command = [self._programs / "llama-quantize", "--pure", plain, self._file, self._kind, str(self._threads)]
-            subprocess.run(command, check=True, stdout=sys.stderr)
+            words = ["llama-quantize", "--pure", str(plain), str(self._file), self._kind, str(self._threads)]
+            subprocess.run([str(self._programs / words[0]), *words[1:]], check=True, stdout=sys.stderr)
             plain.unlink()
         configuration = " ".join([f"{self._programs.parent.name} {self._kind}", *self._flags])
         return {"not_loaded": "each measurement loads the model", "name": f"llama-batched-bench of {configuration}"}
@@ -70,7 +70,8 @@ class Peer:
     def _run(self, context: int, steps: int, rows: int) -> tuple[float, float]:
         tokens = str(rows * (context + steps))
         sizes = {"-npp": str(context), "-ntg": str(steps), "-npl": str(rows), "-c": tokens, "-b": tokens, "-ub": "1024"}
-        command = [self._programs / "llama-batched-bench", "-m", self._file, "-t", str(self._threads), *self._flags]
+        program = str(self._programs / "llama-batched-bench")
+        command = [program, "-m", str(self._file), "-t", str(self._threads), *self._flags]
         command += [word for size in sizes.items() for word in size]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert child.stdout is not None

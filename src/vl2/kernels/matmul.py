@@ -122,11 +122,11 @@ def int8_linear(
     are bfloat16 except the codes and their scales.
     """
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
-    in_tiles = multiply_many_rows(
+    by_kernel = multiply_many_rows(
         kernels, x_MK, codes_NK, scales_N, bias_N=bias_N, activation=activation, residual_MN=residual_MN
     )
-    if in_tiles is not None:
-        return in_tiles
+    if by_kernel is not None:
+        return by_kernel
     rounded, out_MN = round_rows(kernels, x_MK), x_MK.new_empty(len(x_MK), len(codes_NK))
     return int8_linear_rounded(
         kernels,

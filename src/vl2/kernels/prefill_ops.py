@@ -76,7 +76,7 @@ def has_tiles() -> bool:
 
 
 def has_row_products() -> bool:
-    """Return whether the loaded kernels multiply many rows by a weight in bfloat16 and int8: with AVX-512, and on ARM."""
+    """Return whether the loaded kernels multiply many rows in bfloat16 and int8: with AVX-512, and on ARM."""
     kernels = load_kernels()
     return kernels is not None and kernels.has_row_products
 

@@ -8,7 +8,7 @@
 | either | fewer                              | CPU with the kernels       | 16 bits; the kernels read the codes    |
 | either | any                                | no kernels, other devices  | as they are; dequantized in parts      |
 
-(1) With AMX, and with the matrix extensions of NEON.
+(1) With AVX-512, and with the matrix extensions of NEON.
 
 int8 activations are twice as fast as bfloat16 ones. On a processor without the instructions, float32 panels are ten
 times as fast as kernels that read the codes. "In parts" means about four million weights at a time.

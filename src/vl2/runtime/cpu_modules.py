@@ -376,8 +376,8 @@ def _stacks(experts: nn.Module, rows_each: float) -> tuple[Weights, int] | None:
 def takes(kind: Kind, rows_each: float) -> bool:
     """Return whether the kernel for gated MLPs is used for a quantized weight and so many rows.
 
-    It dequantizes int4 weights to bfloat16, which pays only for enough rows. For int8 weights it needs tile registers
-    or the matrix extensions of NEON.
+    It dequantizes int4 weights to bfloat16, which pays only for enough rows. For int8 weights it needs AVX-512 or
+    the matrix extensions of NEON.
     """
     if kind == "int8":
         return kernels.has_row_products()

@@ -1,7 +1,7 @@
 """Fused calls of the CPU kernels for image encoders: all blocks of SigLIP or of CLIP, or SAM as a whole.
 
-They need a processor with AVX-512 or the matrix extensions of NEON. A view's bits do not depend on the views beside it. Tests compare the calls
-with the modules.
+They need a processor with AVX-512 or the matrix extensions of NEON. A view's bits do not depend on the views beside it.
+Tests compare the calls with the modules.
 """
 
 from __future__ import annotations

@@ -61,9 +61,9 @@ def linear(
     rows = x.numel() // x.shape[-1]
     is_many = is_for_kernels(rows, is_decode_step(x), is_plain=is_plain_linear(layer))
     if is_plain_linear(layer) and is_many and kernels.applies(x, layer.weight):
-        in_tiles = _linear_of_many_rows(layer, x, activation=activation, residual=residual)
-        if in_tiles is not None:
-            return in_tiles
+        by_kernel = _linear_of_many_rows(layer, x, activation=activation, residual=residual)
+        if by_kernel is not None:
+            return by_kernel
         # PyTorch's fused product raises an error on a CPU without bfloat16 instructions.
         if has_bfloat16_products():
             product = torch.ops.mkldnn._linear_pointwise
@@ -79,7 +79,9 @@ def linear(
     return activate(out, activation) if residual is None else residual + out
 
 
-def _linear_of_many_rows(layer: nn.Linear, x: Tensor, *, activation: Activation, residual: Tensor | None) -> Tensor | None:
+def _linear_of_many_rows(
+    layer: nn.Linear, x: Tensor, *, activation: Activation, residual: Tensor | None
+) -> Tensor | None:
     """Return the same as `linear` by the kernel for many rows, or None where it does not apply.
 
     It needs AVX-512 or the matrix extensions of NEON, and a contiguous weight whose rows begin on cache lines.
