@@ -42,7 +42,8 @@ class Peer:
     def __init__(self, build: Path, kind: str, architecture: str, flags: list[str]) -> None:
         if kind not in KINDS:
             sys.exit(f"the kind of weights must be one of {', '.join(KINDS)}, got {kind}")
-        self._programs, self._kind, self._architecture, self._flags = build / "bin", kind, architecture, flags
+        self._programs = build.resolve() / "bin"
+        self._kind, self._architecture, self._flags = kind, architecture, flags
         self._folder = tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR"))
         self._peak_bytes = 0
 
@@ -73,7 +74,10 @@ class Peer:
         program = str(self._programs / "llama-batched-bench")
         command = [program, "-m", str(self._file), "-t", str(self._threads), *self._flags]
         command += [word for size in sizes.items() for word in size]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        # In the temporary folder, because ik_llama.cpp writes a log where it is started.
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self._folder.name
+        )
         assert child.stdout is not None
         printed = child.stdout.read()
         _, status, usage = os.wait4(child.pid, 0)

@@ -73,11 +73,11 @@ def test_with_and_without_the_kernel_for_many_rows_the_bits_are_the_same(
     weight = quantize(draw(N, K, seed=1) * 0.03, "int8")
     for bias, residual in ((bias_N, None), (None, None), (bias_N, residual_MN)):
         held = x_MK, weight.codes, weight.scales
-        in_tiles = int8_linear(kernels, *held, bias_N=bias, activation=activation, residual_MN=residual)
+        by_kernel = int8_linear(kernels, *held, bias_N=bias, activation=activation, residual_MN=residual)
         with monkeypatch.context() as without:
             without.setattr(kernels, "multiply_many_rows", lambda *_: 0)
             plain = int8_linear(kernels, *held, bias_N=bias, activation=activation, residual_MN=residual)
-        assert torch.equal(in_tiles, plain)
+        assert torch.equal(by_kernel, plain)
         if residual is not None:
             assert torch.equal(plain, residual + int8_linear(kernels, *held, bias_N=bias, activation=activation))
 

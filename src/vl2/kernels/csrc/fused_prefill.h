@@ -3,9 +3,9 @@
 // In: a Model and a PrefillChunk: embeddings, and a cache that holds what comes before. Out: the state of the last
 // position, and keys and values in the cache; and whether it was done, for it needs `multiply_many_rows` and heads
 // that are not latent. Called by kernels.cpp for vl2/runtime/fused_passes.py. It is made of the kernels that Python
-// calls one by one where this does not apply. But each of them reads many megabytes, and after it the interpreter finds neither its code nor
-// its objects in a cache: that takes a third of a millisecond each time. In the last layer only the last position is a
-// query, which is a step of decoding.
+// calls one by one where this does not apply. But each of them reads many megabytes, and after it the interpreter finds
+// neither its code nor its objects in a cache: that takes a third of a millisecond each time. In the last layer only the
+// last position is a query, which is a step of decoding.
 #pragma once
 #include <initializer_list>
 

@@ -15,10 +15,10 @@
 
 namespace vl2 {
 
-constexpr int64_t BLOCK = 4 * LANES;  // outputs that are summed at once
-constexpr int64_t BF16_INPUTS = 2;    // inputs are a multiple of
-constexpr int64_t SUMMED_ROWS = 6;    // at once: with four vectors of outputs 24 of 32 registers are sums
-constexpr int64_t PANEL_BYTES = 4096;  // of each output's weights that are packed at a time: 256 KB of a block
+constexpr int64_t BLOCK = 4 * LANES;   // outputs that are summed at once
+constexpr int64_t BF16_INPUTS = 2;     // the number of bfloat16 inputs must be a multiple of this
+constexpr int64_t SUMMED_ROWS = 6;     // rows that are summed at once: 24 of 32 registers are sums
+constexpr int64_t PANEL_BYTES = 4096;  // most that is packed at a time of one output's weights: 256 KB of a block
 
 // Rows of a task: packing a block of a weight takes as long as multiplying some five rows by it.
 inline int64_t most_rows(int64_t) { return 84 * SUMMED_ROWS; }

@@ -14,8 +14,8 @@
 namespace vl2 {
 
 constexpr int64_t BLOCK = 64;        // outputs whose sums are held before their epilogue
-constexpr int64_t SUMMED_ROWS = 16;  // at once
-constexpr int64_t BF16_INPUTS = 1;   // any number of inputs
+constexpr int64_t SUMMED_ROWS = 16;  // rows that are summed at once
+constexpr int64_t BF16_INPUTS = 1;   // the number of bfloat16 inputs must be a multiple of this
 
 // Rows of a task, of so many bytes each: packed, the second cache holds them.
 inline int64_t most_rows(int64_t bytes) { return std::clamp<int64_t>((1 << 18) / bytes / 16 * 16, 16, 256); }

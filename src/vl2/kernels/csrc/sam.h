@@ -1,9 +1,9 @@
 // SAM, the first half of DeepEncoder, from pixels to the tokens of its map, in one call.
 //
 // In: a Sam, which points to PyTorch's weights, and SamViews: pixels, and what depends on their size. Out: the tokens
-// of the maps as bfloat16 rows, and whether it was done, for its products need `multiply_many_rows`. Called by kernels.cpp for
-// vl2/runtime/fused_deep_encoder.py. A convolution is a product with rows of unfolded patches, in the order of its
-// weight.
+// of the maps as bfloat16 rows, and whether it was done, for its products need `multiply_many_rows`. Called by
+// kernels.cpp for vl2/runtime/fused_encoders.py. A convolution is a product with rows of unfolded patches, in the order
+// of its weight.
 #pragma once
 #include "encode.h"
 #include "relative_attention.h"
