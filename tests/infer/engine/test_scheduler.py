@@ -19,7 +19,7 @@ from vl2.errors import UserError
 from vl2.infer.constraint import JsonSchema
 from vl2.infer.engine.request import Job, Output, Task
 from vl2.infer.engine.scheduler import EngineLimits, Scheduler
-from vl2.infer.prefill import Reuse
+from vl2.infer.prefill import Prefill, Reuse
 from vl2.infer.sampling import GenerateOptions
 from vl2.infer.vlm import VLM, Request
 from vl2.model import Cache
@@ -190,8 +190,28 @@ def test_a_long_prompt_does_not_hold_up_an_answer_under_way(nano: VLM) -> None:
     assert between >= 8  # a token for every pass over the long prompt
 
 
+@pytest.mark.parametrize(("prompts", "seconds", "expected"), [(1, 100.0, 1), (3, 0.0, 2), (3, 100.0, 3)])
+def test_between_two_steps_of_answers_each_prompt_gets_a_chunk_as_far_as_time_allows(
+    nano: VLM, monkeypatch: pytest.MonkeyPatch, prompts: int, seconds: float, expected: int
+) -> None:
+    monkeypatch.setattr("vl2.infer.engine.scheduler.PREFILL_S", seconds)
+    engine, chunks = scheduler(nano), list[Prefill]()
+    step = Prefill.step
+    monkeypatch.setattr(Prefill, "step", lambda self: chunks.append(self) or step(self))
+    quick = engine.make_task(job(encode(nano, "Tell me a story.")))
+    engine.add(quick)
+    while quick.sequence is None:
+        engine.step()
+    for _ in range(prompts):
+        engine.add(engine.make_task(job(encode(nano, "word " * 900), max_new_tokens=1)))
+    engine.step()  # the first token's step is of decoding alone
+    chunks.clear()
+    assert any(task is quick for task, _ in engine.step())
+    assert len(chunks) == expected
+
+
 def test_a_short_prompt_does_not_wait_for_all_of_a_long_one(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vl2.infer.engine.scheduler.LONGEST_PAUSE_S", 0.0)  # a pass over a prompt at a time
+    monkeypatch.setattr("vl2.infer.engine.scheduler.PREFILL_S", 0.0)  # few chunks at a time
     engine = scheduler(nano)
     long = engine.make_task(job(encode(nano, "word " * 900), max_new_tokens=4))
     short = engine.make_task(job(encode(nano, "Hi"), max_new_tokens=4))

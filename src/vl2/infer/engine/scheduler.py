@@ -1,7 +1,7 @@
-"""Continuous batching: each step prefills a chunk of a new request, or decodes every running request.
+"""Continuous batching: each step prefills some chunks of new requests, then decodes every running request.
 
 A request waits until a row is free and the cache positions that it may need fit into the budget. Its prompt is
-prefilled in chunks, one or a few between two decoding steps, so that a long prompt does not delay the other requests.
+prefilled in chunks, one or a few between two decoding steps, so that a long prompt does not delay other requests.
 Every request has its own cache row. All rows with the same adapter are decoded together, one token of each, or several
 where the next ones can be guessed (`vl2.infer.speculation`). The runner computes this step
 so that the answer of a request does not depend on the other rows, bit for bit; a test verifies this.
@@ -30,7 +30,9 @@ from vl2.process.tokenizer import Tokenizer
 from vl2.runtime import CachePool, PlainRunner, Runner
 
 ROWS_TOGETHER = 16
-LONGEST_PAUSE_S = 0.2  # seconds after which prefill starts no further chunk before the next decoding step
+# Between two decoding steps, at most a piece for each prompt: those that begin in so many seconds, or at least so many.
+PREFILL_S = 0.2
+PREFILL_PIECES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,13 +180,19 @@ class Scheduler:
         return outputs
 
     def _prefill_some(self, began: float) -> list[tuple[Task, Output]]:
+        """Admit requests, and prefill a piece of one prompt, or of several if several are being prefilled.
+
+        A decoding step takes nearly the same time for one answer as for many. So with many requests, first tokens come
+        much sooner and answers end no later if prompts get more of the time; the pause in the answers stays short.
+        """
         outputs = self._admit()
-        if self._prefilling:
+        for number in range(len(self._prefilling)):
+            is_quick = time.monotonic() - began < PREFILL_S
+            if number and not (is_quick or (number < PREFILL_PIECES and not outputs)):
+                break
             outputs += self._prefill(self._next_to_prefill())
-        # A decoding step takes nearly the same time for one answer as for many. While more prompts are being prefilled
-        # than answers decoded, prefilling further chunks raises throughput; the pause in the answers stays short.
-        while 0 < len(self._decoding) < len(self._prefilling) and time.monotonic() - began < LONGEST_PAUSE_S:
-            outputs += self._prefill(self._next_to_prefill())
+            if not self._decoding:
+                break
         return outputs
 
     def _decode_all(self) -> list[tuple[Task, Output]]:
