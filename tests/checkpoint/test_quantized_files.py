@@ -33,6 +33,11 @@ def mapped(folder: Path) -> VL2:
     return load_model(folder, LoadOptions(only_answers=True))
 
 
+@torch.inference_mode()
+def test_a_model_can_be_quantized_while_it_is_loaded_in_inference_mode() -> None:
+    assert not any(t.is_inference() for t in load("nano", weights="int4").model.state_dict().values())
+
+
 def assert_equal(ours: VL2, theirs: VL2) -> None:
     for (name, a), (other, b) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
         assert name == other

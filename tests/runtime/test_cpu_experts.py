@@ -13,7 +13,7 @@ from vl2.kernels import prefill_ops as kernels
 from vl2.kernels.build import supported_levels
 from vl2.kernels.library import kernels_of_level
 from vl2.model import layers, moe
-from vl2.quant import modules
+from vl2.quant import modules, quantized_matmul
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
 from vl2.runtime import cpu_modules
@@ -103,7 +103,7 @@ def test_quantized_experts_of_many_rows_are_those_they_stand_for(
     wanted = exact[places]
     assert (ours[our_places] - wanted).norm() < DISTANCE[kind] * wanted.norm()
     for name in ("FEW_FOR_CODES", "FEW_FOR_CODES_WITH_TILES"):
-        monkeypatch.setattr(cpu_modules, name, 29)
+        monkeypatch.setattr(quantized_matmul, name, 29)
     cpu_modules.run_experts(quantized, x[:70], chosen[:70], num_experts)
     is_by_codes = kind == "int4"
     assert len(by_kernel) == 2 - is_by_codes, "28 rows an expert are few: int4 is multiplied code by code"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from vl2.checkpoint.empty_model import materialize
@@ -33,6 +34,7 @@ BATCH_BYTES = 16 << 20
 NUM_READERS = min(4, os.cpu_count() or 1)
 
 
+@torch.inference_mode(mode=False)  # in a caller's inference mode, this module's threads could not write the weights
 def load_model(folder: Path, options: LoadOptions | None = None, progress: Progress | None = None) -> VL2:
     """Return the model of a checkpoint folder, in evaluation mode.
 
@@ -51,6 +53,7 @@ def load_model(folder: Path, options: LoadOptions | None = None, progress: Progr
     return model
 
 
+@torch.inference_mode(mode=False)
 def read_model(
     checkpoint: Checkpoint,
     policy: Policy,

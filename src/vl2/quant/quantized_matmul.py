@@ -34,7 +34,7 @@ from vl2.kernels.matmul import (
     matmul,
     matmul_panels,
 )
-from vl2.kernels.prefill_ops import has_row_products
+from vl2.kernels.prefill_ops import has_row_products, has_tiles
 from vl2.kernels.structures import INT8, QUANTIZED, MatrixC
 from vl2.quant.formats import PANEL, Kind, Quantized, dequantize
 
@@ -43,6 +43,10 @@ FEW_ROWS = 32
 # The same limit for a prefill with AMX, whose tile registers take 16 rows in the time of one, and with the matrix
 # extensions of NEON, where activations of 16 bits take twice the instructions of activations of 8 bits.
 FEW_PREFILL_ROWS = 8
+# Up to this many rows per expert, on average, an int4 weight is multiplied without being dequantized, because
+# dequantizing it would take longer. With tile registers the limit is 1: a tile multiplies 16 rows in the time of one.
+FEW_FOR_CODES = 8
+FEW_FOR_CODES_WITH_TILES = 1
 MADE = 1 << 22  # weights dequantized at a time without the kernels: a whole expert, or a thirtieth of tiny's head
 PANEL_ROWS = 12  # least number of rows at which panels are faster on a processor without the instructions
 
@@ -71,6 +75,11 @@ def linear(
         return out_MN.view(*x.shape[:-1], N)
     out = _linear(x, weight, N, K, bias)
     return activate(out, activation) if residual is None else residual + out
+
+
+def few_rows_of_an_expert() -> int:
+    """Return up to how many rows per expert, on average, an int4 weight is multiplied without being dequantized."""
+    return FEW_FOR_CODES_WITH_TILES if has_tiles() else FEW_FOR_CODES
 
 
 def _few_rows(x: Tensor) -> int:

@@ -48,6 +48,7 @@ from vl2.model.moe import RoutingStats, routing_stats
 from vl2.model.rope import Angles
 from vl2.quant.formats import Kind
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
+from vl2.quant.quantized_matmul import few_rows_of_an_expert
 from vl2.runtime import counterparts
 from vl2.runtime.cpu_encoders import (
     CpuBlock,
@@ -61,10 +62,6 @@ from vl2.runtime.cpu_encoders import (
 from vl2.runtime.fused_passes import stacks_apart
 from vl2.runtime.linear import CpuLinear, PanelLinear, is_for_kernels, is_plain_linear, linear
 
-# Up to this number of rows per expert, on average, an int4 weight is multiplied without being dequantized, because
-# dequantizing it would take longer. With tile registers the limit is 1: a tile multiplies 16 rows in the time of one.
-FEW_FOR_CODES = 8
-FEW_FOR_CODES_WITH_TILES = 1
 # The kernel for gated MLPs gives each thread so many rows. For fewer rows it would use one thread only, so each product
 # runs separately, with its outputs divided among the threads.
 ROWS_OF_A_THREAD = 16
@@ -381,7 +378,7 @@ def takes(kind: Kind, rows_each: float) -> bool:
     """
     if kind == "int8":
         return kernels.has_row_products()
-    return rows_each > (FEW_FOR_CODES_WITH_TILES if kernels.has_tiles() else FEW_FOR_CODES)
+    return rows_each > few_rows_of_an_expert()
 
 
 def swiglu_mlp(mlp: layers.GatedMLP, x: Tensor) -> Tensor | None:

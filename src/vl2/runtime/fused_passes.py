@@ -36,7 +36,7 @@ from vl2.model.memory_mapped_experts import MemoryMappedExperts
 from vl2.model.moe import Experts, MoE
 from vl2.model.rope import rotary_angles
 from vl2.quant.modules import QuantizedExperts, QuantizedLinear
-from vl2.quant.quantized_matmul import FEW_PREFILL_ROWS
+from vl2.quant.quantized_matmul import FEW_PREFILL_ROWS, few_rows_of_an_expert
 from vl2.runtime.linear import is_plain_linear
 
 
@@ -174,20 +174,22 @@ class FusedLanguage:
     def _find_least_rows(self) -> tuple[int | None, str | None]:
         """Return the least number of rows for which `prefill` is used, or None and the reason why it never is."""
         layers, config = list(self._layers), self._config
-        matrices = [m for r in layers for m in (r.query, r.key, r.value, r.output, r.gate, r.up, r.down) if m.outputs]
+        keys = [layer.key for layer in layers]
+        matrices = [m for r in layers for m in (r.query, r.value, r.output, r.gate, r.up, r.down) if m.outputs]
         matrices += [stack.first for r in layers if r.router for stack in (r.expert_gate, r.expert_up, r.expert_down)]
         if not has_row_products():
             return None, "this processor has no instructions that multiply blocks of rows"
-        if config.use_mla:
-            return None, "there is no kernel for the latent attention of a prompt"
-        if any(m.outputs % LINE or m.inputs % LINE for m in matrices):
+        # Latents with the rotary key may be an odd multiple of 16, since no product reads both.
+        multiples = LINE // 2 if config.use_mla else LINE
+        if any(m.outputs % LINE or m.inputs % LINE for m in matrices) or any(m.outputs % multiples for m in keys):
             return None, f"the sides of a weight are no multiples of {LINE}"
-        kinds = {matrix.kind for matrix in matrices}
-        # The same limits as in `vl2.runtime.cpu_modules`: with fewer rows, or one row for each expert on average,
-        # 16-bit activations are multiplied directly by the codes of a quantized weight, which the fused call cannot do.
+        kinds = {matrix.kind for matrix in (*keys, *matrices)}
+        # The same limits as in `vl2.runtime.cpu_modules`: with fewer rows, or few for each expert on average, 16-bit
+        # activations are multiplied directly by the codes of a quantized weight, which the fused call cannot do.
         least = 2 if kinds == {BF16} else FEW_PREFILL_ROWS + 1
         if INT4 in kinds and config.n_routed_experts and config.num_experts_per_tok:
-            least = max(least, config.n_routed_experts // config.num_experts_per_tok + 1)
+            rows = few_rows_of_an_expert() * config.n_routed_experts // config.num_experts_per_tok
+            least = max(least, rows + 1)
         return least, None
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:

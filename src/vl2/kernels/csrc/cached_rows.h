@@ -3,7 +3,7 @@
 // In: a CacheRow (model.h). Out: products of a query with the keys of one head, and weighted sums of its values; or the
 // same of the latents, which all heads share. The two classes have the same functions, and decode_attention.h is written
 // once for both. A new row is quantized before it is attended to, so that a later step finds what this one has seen.
-// fused_prefill.h uses the last two functions to read a prompt with bfloat16 rows. All is portable.
+// fused_prefill.h uses the functions at the end to read a prompt with bfloat16 rows. All is portable.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -169,6 +169,28 @@ inline void quantize_rows(const CacheRow& from, const CacheRow& to, int64_t head
         const CachedBf16Rows source = task % 2 ? CachedBf16Rows::values(from, head) : CachedBf16Rows::keys(from, head);
         const CachedInt8Rows target = task % 2 ? CachedInt8Rows::values(to, head) : CachedInt8Rows::keys(to, head);
         for (int64_t i = first; i < last; i++) target.write(i, source.numbers + i * source.stride, width);
+    });
+}
+
+// The first `count` positions of a cache of int8 latents, and of the rotary keys behind them, as bfloat16.
+inline void dequantize_latents(const CacheRow& from, const CacheRow& to, int64_t rank, int64_t rope, int64_t count,
+                               int threads) {
+    const CachedInt8Rows latents = CachedInt8Rows::latents(from), keys = CachedInt8Rows::rotary_keys(from, rank);
+    parallel_rows(count, 32, threads, [&](int64_t i) {
+        bf16* row = static_cast<bf16*>(to.keys) + i * to.position_stride;
+        latents.read(i, rank, row);
+        keys.read(i, rope, row + rank);
+    });
+}
+
+// Positions `first` to `last` of bfloat16 latents and rotary keys into a cache of int8.
+inline void quantize_latents(const CacheRow& from, const CacheRow& to, int64_t rank, int64_t rope, int64_t first,
+                             int64_t last, int threads) {
+    const CachedInt8Rows latents = CachedInt8Rows::latents(to), keys = CachedInt8Rows::rotary_keys(to, rank);
+    parallel_rows(last - first, 32, threads, [&](int64_t i) {
+        const bf16* row = static_cast<const bf16*>(from.keys) + (first + i) * from.position_stride;
+        latents.write(first + i, row, rank);
+        keys.write(first + i, row + rank, rope);
     });
 }
 

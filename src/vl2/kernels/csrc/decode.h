@@ -74,7 +74,11 @@ inline void decode(const Model& model, const Step& step) {
                 project(w, part.first, part.last, normed, out, rows);
             });
             if (is_latent) {
-                team.each(rows, phase, [&](int64_t row) { write_new_latent(model, step, index, row, key[row]); });
+                team.each(rows, phase, [&](int64_t row) {
+                    const int64_t angles = row * model.rope_dim / 2;
+                    write_new_latent(model, layer, step.cache_row(index, row), step.lengths[row],
+                                     step.cosines + angles, step.sines + angles, key[row]);
+                });
                 team.each(rows * model.heads, phase, [&](int64_t task) {
                     const int64_t row = task / model.heads;
                     attend_one_latent(model, step, index, row, task % model.heads, query[row], attended[row]);

@@ -73,20 +73,19 @@ inline void attend_head(const Model& model, const Step& step, int64_t layer, int
     }
 }
 
-// Write the normed latent and the rotated shared key of a row into the cache.
+// Write the normed latent and the rotated shared key of a position into the cache; the angles are of that position.
 template <class Rows>
-inline void write_latent(const Model& model, const Step& step, int64_t layer, int64_t row, const bf16* latent) {
-    const int64_t half = model.rope_dim / 2;
-    const CacheRow& cache = step.cache_row(layer, row);
+inline void write_latent(const Model& model, const Layer& layer, const CacheRow& cache, int64_t position,
+                         const float* cosine, const float* sine, const bf16* latent) {
     static thread_local std::vector<float> shared;
     static thread_local std::vector<bf16> made;
     shared.resize(model.rope_dim);
     made.resize(std::max(model.rank, model.rope_dim));
-    normalize(latent, model.layers[layer].latent_norm, model.rank, model.latent_eps, made.data());
-    Rows::latents(cache).write(step.lengths[row], made.data(), model.rank);
+    normalize(latent, layer.latent_norm, model.rank, model.latent_eps, made.data());
+    Rows::latents(cache).write(position, made.data(), model.rank);
     for (int64_t c = 0; c < model.rope_dim; c++) shared[c] = to_float(latent[model.rank + c]);
-    rotate_pairs(shared.data(), step.cosines + row * half, step.sines + row * half, half, made.data());
-    Rows::rotary_keys(cache, model.rank).write(step.lengths[row], made.data(), model.rope_dim);
+    rotate_pairs(shared.data(), cosine, sine, model.rope_dim / 2, made.data());
+    Rows::rotary_keys(cache, model.rank).write(position, made.data(), model.rope_dim);
 }
 
 // Latent attention of one row and one head in its absorbed form: the query is taken into the space of the latent.
