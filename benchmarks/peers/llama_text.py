@@ -1,4 +1,5 @@
-"""llama.cpp's text model: for `vl2 bench --against "VENV/bin/python benchmarks/peers/llama_text.py [bf16|Q8_0|Q4_0]"`.
+"""llama.cpp's text model: for `vl2 bench --against "VENV/bin/python benchmarks/peers/llama_text.py [bf16|Q8_0|Q4_0]
+[--no-flash-attention]"`. Its default chooses flash attention, which is slower on some processors.
 
 Its environment: `pip install gguf`, and `CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-cache-dir --no-binary
 llama-cpp-python llama-cpp-python`, which compiles llama.cpp for this processor; a wheel of another build may be half as
@@ -201,10 +202,10 @@ def _quantize(plain: Path, path: Path, kind: str, threads: int) -> None:
 class Peer:
     """llama.cpp through the low-level functions of its Python binding."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, flash_attention: bool) -> None:
         if kind not in KINDS:
             sys.exit(f"the kind of weights must be one of {', '.join(KINDS)}, got {kind}")
-        self._kind = kind
+        self._kind, self._flash_attention = kind, flash_attention
         self._folder = tempfile.TemporaryDirectory()
 
     def load(self, task: Task) -> Answer:
@@ -223,9 +224,11 @@ class Peer:
         self.lib = lib
         lib.llama_backend_init()
         loaded = timed(lambda: self._open(path, threads))
+        build = build_of(lib.llama_print_system_info().decode(), cpu_flags())
+        attention = "" if self._flash_attention else ", no flash attention"
         return {
             **loaded,
-            "name": f"llama.cpp {self._kind}, {build_of(lib.llama_print_system_info().decode(), cpu_flags())}",
+            "name": f"llama.cpp {self._kind}, {build}{attention}",
             "versions": {"llama-cpp-python": lib.__version__},
         }
 
@@ -237,6 +240,8 @@ class Peer:
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = CONTEXT, CONTEXT, 1024, 16
         params.kv_unified = True
+        if not self._flash_attention:
+            params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_threads = params.n_threads_batch = threads
         self.context = lib.llama_init_from_model(self.model, params)
         if not self.context:
@@ -283,5 +288,6 @@ class Peer:
 
 
 if __name__ == "__main__":
-    peer = Peer(sys.argv[1] if len(sys.argv) > 1 else "bf16")
+    kinds = [argument for argument in sys.argv[1:] if argument != "--no-flash-attention"]
+    peer = Peer(kinds[0] if kinds else "bf16", flash_attention=len(kinds) == len(sys.argv) - 1)
     serve({"load": peer.load, "prefill": peer.prefill, "decode": peer.decode})
