@@ -325,11 +325,11 @@ def find_device(name: torch.device | str, local_rank: int = 0) -> torch.device:
     try:
         kind = torch.device(name)
     except RuntimeError:
-        raise UserError(f"the device of training must be auto, cpu, cuda or cuda:N, got {name}") from None
+        raise UserError(f"the device must be auto, cpu, cuda or cuda:N, got {name}") from None
     if kind.type == "cpu":
         return kind
     if kind.type != "cuda":
-        raise UserError(f"the device of training must be cpu or cuda, got {kind.type}")
+        raise UserError(f"the device must be cpu or cuda, got {kind.type}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = local_rank if kind.index is None else kind.index
     if index >= count:

@@ -7,8 +7,8 @@
 // its objects in a cache: that takes a third of a millisecond each time. In the last layer only the last position is a
 // query, which is a step of decoding.
 //
-// Latents of all positions are expanded into each head's keys and values, layer by layer: for many queries this is fewer
-// products than the absorbed form, in which a step of decoding attends.
+// Latents of all positions are expanded into each head's keys and values, layer by layer: for many queries these are
+// fewer products than the absorbed form, in which a step of decoding attends.
 #pragma once
 #include <initializer_list>
 
@@ -82,8 +82,8 @@ class FusedPrefill {
     const PrefillChunk& chunk_;
     const int64_t rows_;
     const int threads_;
-    UninitializedBuffer<bf16> normed_, query_, rotated_, key_, value_, expanded_keys_, expanded_values_, attended_, mlp_,
-        slots_;
+    UninitializedBuffer<bf16> normed_, query_, rotated_, key_, value_, expanded_keys_, expanded_values_, attended_;
+    UninitializedBuffer<bf16> mlp_, slots_;
     UninitializedBuffer<float> logits_, weights_;
     UninitializedBuffer<int64_t> chosen_, token_index_, row_index_, counts_;
     UninitializedBuffer<bf16> plain_rows_;  // of one layer, where the cache is of int8: keys, then values
@@ -228,7 +228,8 @@ class FusedPrefill {
     // Each head's keys and values, [positions, heads, channels], of the latents and shared keys in the cache.
     bool expand(const Layer& layer, const CacheRow& cache) const {
         const int64_t H = model_.heads, C = query_dim(), nope = model_.nope_dim, V = model_.value_dim, R = model_.rank;
-        const bf16 *latents = static_cast<const bf16*>(cache.keys), *weight = reinterpret_cast<const bf16*>(layer.value.codes);
+        const bf16* latents = static_cast<const bf16*>(cache.keys);
+        const bf16* weight = reinterpret_cast<const bf16*>(layer.value.codes);
         std::vector<RowsProduct> products;
         for (int64_t h = 0; h < H; h++, weight += (nope + V) * R) {
             const auto add = [&](const bf16* rows, int64_t outputs, bf16* out, int64_t out_stride) {
