@@ -142,6 +142,20 @@ def test_connections_that_say_nothing_make_room_for_others(
         assert b"200 OK" in under_way.recv(1000)
 
 
+def test_a_request_on_its_way_outlives_connections_that_were_answered(
+    live: LiveServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BoundedProtocol, "max_connections", 16)
+    ask = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with ExitStack() as stack:
+        oldest = stack.enter_context(connect(live.port, b""))
+        for _ in range(40):
+            answered = stack.enter_context(connect(live.port, ask))
+            assert b"200 OK" in answered.recv(1000)
+        oldest.sendall(ask)
+        assert b"200 OK" in oldest.recv(1000)
+
+
 def test_a_client_with_many_connections_costs_no_other_its_own(
     live: LiveServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

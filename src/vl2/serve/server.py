@@ -111,11 +111,16 @@ class BoundedProtocol(H11Protocol):
         """Tell whether the connection is idle or its request is not yet complete."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
+    @property
+    def _is_answered(self) -> bool:
+        """Tell whether a request of this connection was answered and no other has begun."""
+        return self.cycle is not None and bool(self.cycle.response_complete)
+
     def _make_room(self) -> None:
-        """Close the oldest waiting connections of the client that has most of them.
+        """Close the oldest waiting connections of the client that has most of them, those first that were answered.
 
         So a client that opens connections without end loses its own. A connection with a complete request is never
-        closed.
+        closed, and one whose request may be on its way only if too few were answered.
         """
         waiting: dict[str, list[BoundedProtocol]] = {}
         for other in self.connections:
@@ -123,7 +128,7 @@ class BoundedProtocol(H11Protocol):
                 waiting.setdefault(other._peer, []).append(other)
         if waiting:
             most = max(waiting.values(), key=len)
-            most.sort(key=lambda other: other._idle_since)
+            most.sort(key=lambda other: (not other._is_answered, other._idle_since))
             for other in most[: max(1, self.max_connections // CLOSE_DIVISOR)]:
                 self.connections.discard(other)
                 other.transport.abort()
