@@ -28,7 +28,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from vl2.data.record import PLACEHOLDER, BoxPx, Labeled, Message, Record
+from vl2.data.record import PLACEHOLDER, Labeled, Message, Record
 from vl2.grid import UNTILED, Grid, num_visual_tokens
 from vl2.process.pixels import fit_inside
 from vl2.process.sample import Sample
@@ -244,13 +244,10 @@ class _Finder:
     def _shown(self, labeled: Labeled) -> list[list[int]]:
         """Return for each box of an object the places of the visual tokens that show it."""
         squares_T4, slots_T = self._squares[labeled.image], self._slots[labeled.image]
-        groups = []
-        for box in labeled.boxes_px:
-            covered_T = _covered(squares_T4, box)
-            # A small box may lie on the corner of four squares: then the one that has most of it shows it.
-            shows_T = covered_T >= min(LEAST_COVERED, max(float(covered_T.max()), 1e-6))
-            groups.append(slots_T[shows_T].tolist())
-        return groups
+        covered_NT = _covered(squares_T4, torch.tensor(labeled.boxes_px).view(-1, 4))
+        # A small box may lie on the corner of four squares: then the one that has most of it shows it.
+        least_N1 = covered_NT.amax(dim=1, keepdim=True).clamp(min=1e-6, max=LEAST_COVERED)
+        return [slots_T[shows_T].tolist() for shows_T in covered_NT >= least_N1]
 
 
 def _has_character_boxes(labeled: Labeled) -> bool:
@@ -264,10 +261,17 @@ def _is_read(labeled: Labeled, answer: str) -> bool:
     return len(labeled.boxes_px) == len(labeled.label) and labeled.label in answer
 
 
-def _covered(squares_T4: Tensor, box: BoxPx) -> Tensor:
-    """Return the area that squares share with a box, over the smaller of the two; 0 for what has no area. [T]."""
-    box_4 = torch.tensor(box)
-    sides_T2 = (torch.minimum(squares_T4[:, 2:], box_4[2:]) - torch.maximum(squares_T4[:, :2], box_4[:2])).clamp(min=0)
-    area_T = (squares_T4[:, 2:] - squares_T4[:, :2]).prod(dim=1)
-    smaller_T = area_T.clamp(max=float((box_4[2:] - box_4[:2]).prod()))
-    return torch.where(smaller_T > 0, sides_T2.prod(dim=1) / smaller_T.clamp(min=1e-9), 0.0)
+def _covered(squares_T4: Tensor, boxes_N4: Tensor) -> Tensor:
+    """Return the area that each square shares with each box, over the smaller of the two: [N, T].
+
+    It is 0 where one of them has no area.
+    """
+    squares_1T4, boxes_N14 = squares_T4.unsqueeze(0), boxes_N4.unsqueeze(1)
+    ends_NT2 = torch.minimum(squares_1T4[..., 2:], boxes_N14[..., 2:])
+    sides_NT2 = (ends_NT2 - torch.maximum(squares_1T4[..., :2], boxes_N14[..., :2])).clamp(min=0)
+    smaller_NT = torch.minimum(_area(squares_1T4), _area(boxes_N14))
+    return torch.where(smaller_NT > 0, sides_NT2.prod(dim=-1) / smaller_NT.clamp(min=1e-9), 0.0)
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)

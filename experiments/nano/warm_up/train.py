@@ -35,6 +35,7 @@ from vl2.process.tiling import Size
 from vl2.synth.sprites import Kind, read_kinds
 from vl2.synth.words import read_passages
 from vl2.train.checkpoint import Checkpoints
+from vl2.train.cpu_encoder import use_cpu_encoder
 from vl2.train.metrics import MetricsFile
 from vl2.train.optimizer import MasterAdamW
 from vl2.train.parts import ParameterGroup, is_block_matrix
@@ -114,6 +115,8 @@ class WarmUpRun:
         num_classes, patches = len(self.drawer.classes), vision.patches_per_side
         self.net = Recognition(self.model.siglip, vision.width, num_classes, patches, self._reading())
         self.net.to(ranks.device, DTYPES[recipe.compute])
+        if ranks.device.type == "cpu" and recipe.compute == "bfloat16":
+            use_cpu_encoder(self.model)
         self.optimizer = MasterAdamW(_groups(self.net, recipe.options), betas=(0.9, 0.98), eps=1e-8, ranks=ranks)
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
         self.step, self.difficulty, self.accuracy = 0, recipe.options.difficulty, 0.0
