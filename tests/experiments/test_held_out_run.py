@@ -11,7 +11,7 @@ import pytest
 from matplotlib import get_data_path
 
 from experiments.nano.held_out import __main__ as command
-from experiments.nano.held_out import catalogue, fonts, result_table
+from experiments.nano.held_out import catalogue, fonts, result_table, tables
 from experiments.nano.held_out.catalogue import ENTRIES, Entry
 from vl2.errors import UserError
 from vl2.eval.task import Result
@@ -54,6 +54,15 @@ def test_sheets_can_be_drawn_without_a_model(data: Path, tmp_path: Path) -> None
     assert command.score(arguments(data, out, "locate", model="none")) == 0
     assert (out / "sheets" / "locate.png").is_file()
     assert not (out / "held-out.md").exists()
+
+
+def test_a_missing_tool_is_an_error_before_anything_is_asked(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BROWSERS", ("no-such-browser",))
+    monkeypatch.setattr(command, "load", lambda _: pytest.fail("a model was loaded"))
+    with pytest.raises(UserError, match="the held-out tables are set by Chromium: install chromium"):
+        command.score(arguments(data, tmp_path / "out", "count", "tables"))
 
 
 def test_a_missing_font_is_an_error(data: Path) -> None:

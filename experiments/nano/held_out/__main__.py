@@ -29,6 +29,7 @@ from vl2.infer.vlm import load
 CACHE = Path("~/.cache/vl2/held-out")
 ART_PX = 192
 ON_SHEET = 32
+FIRST = 4  # items of each task that are drawn before anything is asked
 LIMIT = 400  # of a task that is drawn without end
 
 
@@ -56,10 +57,8 @@ def score(args: argparse.Namespace) -> int:
     fetch_fonts(data / "fonts")
     for _ in fetch(("openmoji", "easy_vqa"), data, side_px=ART_PX):
         pass
-    vlm = load(args.model) if args.model != "none" else None
-    found: dict[str, tuple[Entry, Sequence[Result]]] = {}
+    chosen: list[tuple[Entry, DataSource]] = []
     not_run: dict[str, str] = {}
-    (args.out / "sheets").mkdir(parents=True, exist_ok=True)
     for entry in ENTRIES:
         name = entry.task.name
         if args.only and name not in args.only:
@@ -68,6 +67,13 @@ def score(args: argparse.Namespace) -> int:
             not_run[name] = f"--real has no folder {entry.needs}"
             continue
         source = DataSource(data=args.real if entry.needs or name == "photos" else data)
+        list(limited(entry.task, source, FIRST))  # so that a missing tool or file is an error before anything is asked
+        chosen.append((entry, source))
+    vlm = load(args.model) if args.model != "none" else None
+    found: dict[str, tuple[Entry, Sequence[Result]]] = {}
+    (args.out / "sheets").mkdir(parents=True, exist_ok=True)
+    for entry, source in chosen:
+        name = entry.task.name
         results: list[Result] = []
         if vlm is not None:
             limit = args.limit or (LIMIT if entry.task.is_drawn else None)
