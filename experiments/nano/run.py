@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.nano.inputs.manifest import check_manifest
@@ -70,7 +70,12 @@ class NanoRun:
         """Note the budget, so that a run is not gone on with by another. UserError if it was begun with one."""
         self.where.to.mkdir(parents=True, exist_ok=True)
         path = self.where.to / SETTINGS
-        settings = {"core_hours": self.core_hours, "inputs": str(self.where.inputs), "device": self.where.device}
+        settings = {
+            "core_hours": self.core_hours,
+            "seed": self.recipe.seed,
+            "inputs": str(self.where.inputs),
+            "device": self.where.device,
+        }
         if path.is_file() and (begun := json.loads(path.read_text(encoding="utf-8"))) != settings:
             raise UserError(f"{self.where.to} was begun with {begun}: give the same, or another folder")
         path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
@@ -159,6 +164,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=Path, required=True, help="the folder that experiments.nano.inputs made")
     parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--budget", type=float, required=True, help="core-hours; 2, 10 and 40 were thought of")
+    parser.add_argument("--seed", type=int, help="another than the recipe's: other pictures, other first weights")
     parser.add_argument("--ranks", type=int, default=os.cpu_count(), help="processes of one thread each")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; on one GPU give --ranks 1 --budget 40")
     parser.add_argument("--compute", choices=("bfloat16", "float32"), default="bfloat16")
@@ -166,7 +172,10 @@ def main() -> int:
     args = parser.parse_args()
     try:
         where = Where(inputs=args.inputs, to=args.to, device=args.device, compute=args.compute)
-        run = NanoRun(recipe=read_run(args.recipe), where=where, core_hours=args.budget, ranks=args.ranks)
+        recipe = read_run(args.recipe)
+        if args.seed is not None:
+            recipe = replace(recipe, seed=args.seed)
+        run = NanoRun(recipe=recipe, where=where, core_hours=args.budget, ranks=args.ranks)
         if args.status:
             print(write_progress(args.to, run.plans, ""))
         else:

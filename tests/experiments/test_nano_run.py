@@ -187,6 +187,8 @@ def test_a_run_goes_on_where_it_was_killed(recipe: RunRecipe, tmp_path: Path, mo
     assert (tmp_path / "run/export/config.json").read_text(encoding="utf-8") == "fine-tuning"
     with pytest.raises(UserError, match=r"was begun with .*give the same, or another folder"):
         recorded(recipe, tmp_path, budget=10).go()
+    with pytest.raises(UserError, match=r"was begun with .*give the same, or another folder"):
+        recorded(replace(recipe, seed=recipe.seed + 1), tmp_path).go()
 
 
 def test_inputs_that_are_missing_or_changed_are_an_error_before_anything_runs(
