@@ -18,6 +18,7 @@ REFERENCE_CORE_HOURS = 10  # for which the recipe's learning rates are
 UPDATE_SHARE = 0.25  # of the cost of a step at the recipe's batch
 WARM_UP_SHARE, LEAST_WARM_UP = 0.05, 20  # steps in which the rate rises
 SAVED_EVERY_CORE_S = 360
+LEAST_WORKERS = 2  # threads that prepare packs, which are idle most of the time on a CPU
 TOLD_APART = "text"  # the category that has no pictures and a group of its own in a mixture
 DATA, INDEX = "data", "data.toml"
 INPUTS = "{inputs}"  # in a setting: the folder of inputs
@@ -71,6 +72,8 @@ class Where:
     to: Path
     device: str = "cpu"
     compute: Compute = "bfloat16"
+    helpers: int = 1
+    """cores beside each process that trains, for drawing tiles and preparing packs; on a CPU all cores train"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +168,7 @@ def _warm_up(
         "warmup_steps": _warmup_steps(size.steps),
         "raise_steps": max(1, size.steps // 4),
         "save_every_steps": _save_every(stage),
+        "draw_processes": where.helpers,
     }
     return WarmUpRecipe(
         folder=str(where.to / stage.name),
@@ -188,7 +192,7 @@ def _train(run: RunRecipe, stage: StageEntry, size: Size, model: dict[str, str],
     table: dict[str, Any] = {
         "seed": seed,
         "model": model,
-        "data": mixture(run, stage.data, where.to / DATA),
+        "data": {**mixture(run, stage.data, where.to / DATA), "workers": max(LEAST_WORKERS, where.helpers)},
         "stage": given,
         "engine": {"compute": where.compute, "device": where.device},
         "run": {"folder": str(where.to / stage.name), "save_every_steps": _save_every(stage), "keep": 2},

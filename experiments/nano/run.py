@@ -94,7 +94,7 @@ class NanoRun:
             "--to",
             str(to / DATA),
             "--processes",
-            str(self.ranks),
+            str(self.ranks * self.where.helpers),
         ]
         self._call("drawing", command)
         (to / DATA / DRAWN).touch()
@@ -171,7 +171,8 @@ def main() -> int:
     parser.add_argument("--status", action="store_true", help="say how far the run is, and do nothing")
     args = parser.parse_args()
     try:
-        where = Where(inputs=args.inputs, to=args.to, device=args.device, compute=args.compute)
+        helpers = 1 if args.device == "cpu" else max(1, (os.cpu_count() or 1) // args.ranks - 1)
+        where = Where(inputs=args.inputs, to=args.to, device=args.device, compute=args.compute, helpers=helpers)
         recipe = read_run(args.recipe)
         if args.seed is not None:
             recipe = replace(recipe, seed=args.seed)

@@ -89,6 +89,17 @@ def test_packs_and_rates_grow_with_the_budget_and_are_the_recipes_at_ten(recipe:
     assert of_last(2)[1] < of_last(10)[1] < of_last(40)[1]
 
 
+def test_beside_a_gpu_all_cores_draw_and_prepare(recipe: RunRecipe, tmp_path: Path) -> None:
+    plans = make_plans(recipe, 40, replace(where(tmp_path), device="cuda", helpers=15))
+    for plan in plans:
+        if isinstance(plan.recipe, WarmUpRecipe):
+            assert plan.recipe.options.draw_processes == 15
+        else:
+            assert plan.recipe.data.workers == 15
+    on_cpu = make_plans(recipe, 40, where(tmp_path))
+    assert {p.recipe.data.workers for p in on_cpu if isinstance(p.recipe, Recipe)} == {2}
+
+
 def test_half_the_packs_cost_five_eighths(recipe: RunRecipe) -> None:
     stage = recipe.stages[-1]
     two, ten = (core_seconds_per_step(recipe, stage, budget) for budget in (2, 10))

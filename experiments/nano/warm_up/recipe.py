@@ -65,11 +65,13 @@ class WarmUpOptions:
     """share of Latin letters recognized from which the difficulty rises"""
     raise_steps: int = 700
     """steps from the easiest tiles to all of them"""
+    draw_processes: int = 1
+    """processes that draw the tiles of a rank; more than one draw ahead, for a device that trains faster than that"""
     save_every_steps: int = 250
     log_every_steps: int = 50
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "raise_steps", "save_every_steps", "log_every_steps"):
+        for name in ("num_steps", "batch_size", "raise_steps", "draw_processes", "save_every_steps", "log_every_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.warmup_steps < 0:

@@ -10,8 +10,10 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from experiments.nano.warm_up.sheet import Tile
 from experiments.nano.warm_up.tiles import TileBatch, TileDrawer
 from vl2.checkpoint import LoadOptions, load_model, save_model
 from vl2.config import ModelConfig
+from vl2.data.ray_map import map_in_order
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
@@ -121,6 +124,8 @@ class WarmUpRun:
         self.checkpoints = Checkpoints(self.folder, ranks=ranks)
         self.step, self.difficulty, self.accuracy = 0, recipe.options.difficulty, 0.0
         self._tally = _Tally(self.drawer.classes)
+        self._draw = _DrawTile(self.drawer, recipe.seed)
+        self._ahead: Iterator[Tile] | None = None  # while other processes draw
 
     def _reading(self) -> Reading:
         classes, processor = self.drawer.classes, self.files.processor()
@@ -142,7 +147,12 @@ class WarmUpRun:
         since, done = time.perf_counter(), self.step
         why: Ended | None = None
         metrics = MetricsFile(self.folder, last_step=self.step) if self.ranks.is_first else None
-        with closing(metrics) if metrics is not None else nullcontext(), Stop(None, self.ranks) as stop:
+        drawing = self._drawing_ahead() if options.draw_processes > 1 else nullcontext()
+        with (
+            closing(metrics) if metrics is not None else nullcontext(),
+            drawing,
+            Stop(None, self.ranks) as stop,
+        ):
             while self.step < options.num_steps and why is None:
                 found = self._one_step(learning_rate(stage, self.step, options.num_steps))
                 self.step += 1
@@ -197,7 +207,7 @@ class WarmUpRun:
 
     def _one_step(self, rate: float) -> Recognized:
         own = self._own()
-        batch = TileBatch.of([self._tile(number) for number in own]).to(self.ranks.device)
+        batch = TileBatch.of(self._tiles()).to(self.ranks.device)
         generator = torch.Generator().manual_seed(self.step * self.ranks.size + self.ranks.rank)
         found: Recognized = self.net(batch, generator)
         # By the rank's share of the tiles, which need not be the same on all.
@@ -223,8 +233,23 @@ class WarmUpRun:
         """Return the numbers of this rank's tiles."""
         return range(self.ranks.rank, self.recipe.options.batch_size, self.ranks.size)
 
-    def _tile(self, number: int) -> Tile:
-        return self.drawer.draw(random.Random(f"{self.recipe.seed}/{self.step}/{number}"), self.difficulty)
+    @contextmanager
+    def _drawing_ahead(self) -> Iterator[None]:
+        """Let other processes draw the tiles from the next step on."""
+        wanted = ((step, number, self.difficulty) for step in count(self.step) for number in self._own())
+        processes = self.recipe.options.draw_processes
+        self._ahead = map_in_order(self._draw, wanted, processes=processes, ahead=len(self._own()))
+        try:
+            yield
+        finally:
+            self._ahead = None  # which ends them
+
+    def _tiles(self) -> list[Tile]:
+        """Return this rank's tiles of the step. What is drawn ahead has the difficulty of that moment."""
+        own = self._own()
+        if self._ahead is not None:
+            return list(islice(self._ahead, len(own)))
+        return [self._draw((self.step, number, self.difficulty)) for number in own]
 
     def _adjust(self, found: Recognized) -> None:
         """Make the tiles harder where the letters are read; all ranks come to the same difficulty."""
@@ -236,6 +261,18 @@ class WarmUpRun:
             self.accuracy = _SMOOTHING * self.accuracy + (1 - _SMOOTHING) * right / of
         if self.accuracy > self.recipe.options.raise_at:
             self.difficulty = min(1.0, self.difficulty + 1 / self.recipe.options.raise_steps)
+
+
+@dataclass(frozen=True)
+class _DrawTile:
+    """Draws a tile of a step. It is sent to other processes."""
+
+    drawer: TileDrawer
+    seed: int
+
+    def __call__(self, wanted: tuple[int, int, float]) -> Tile:
+        step, number, difficulty = wanted
+        return self.drawer.draw(random.Random(f"{self.seed}/{step}/{number}"), difficulty)
 
 
 class _Tally:

@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -30,10 +31,12 @@ def map_in_order(
     window: int = WINDOW,
     *,
     processes: int = 1,
+    ahead: int = 0,
 ) -> Iterator[Result]:
     """Yield `function(item)` for every item, in order.
 
-    With more than one of `processes`, the function and the items are pickled and sent to new processes here. With "ray"
+    With more than one of `processes`, the function and the items are pickled and sent to new processes here: `ahead`
+    items before their results are asked for, at least two for each process. With "ray"
     they are sent to the cluster at RAY_ADDRESS, or to one started on this machine. `function` must depend on its item
     alone. Its exceptions are raised here.
     """
@@ -41,17 +44,21 @@ def map_in_order(
         raise UserError(f"on must be one of {', '.join(get_args(MapBackend))}, got {on!r}")
     if on == "ray":
         return _ray_map(function, items, window)
-    return _process_map(function, items, processes) if processes > 1 else map(function, items)
+    return (
+        _process_map(function, items, processes, max(ahead, 2 * processes)) if processes > 1 else map(function, items)
+    )
 
 
-def _process_map(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+def _process_map(
+    function: Callable[[Item], Result], items: Iterable[Item], processes: int, ahead: int
+) -> Iterator[Result]:
     # Processes are spawned, because forking a process whose libraries run threads can hang.
     # The function is sent once to each, because it may hold much, such as a list of all records of a store.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_set_function, initargs=(function,))
     remaining, waiting = iter(items), deque[Future[Result]]()
     try:
-        for item in islice(remaining, 2 * processes):
+        for item in islice(remaining, ahead):
             waiting.append(pool.submit(_call_function, item))
         while waiting:
             yield waiting.popleft().result()
@@ -69,6 +76,8 @@ _function: Callable[[Any], Any]  # of a process of `_process_map`
 def _set_function(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
+    # Ctrl-C reaches all processes of a terminal. The main one ends these when it has done what it wants to.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _call_function(item: Any) -> Any:

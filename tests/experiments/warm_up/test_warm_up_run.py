@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -135,6 +136,15 @@ def test_a_signal_ends_it_with_a_checkpoint_from_which_it_goes_on(
     assert lines(plan.folder) == lines(whole.folder)
 
 
+def test_tiles_drawn_ahead_are_the_same_tiles(inputs: Path) -> None:
+    here, ahead = recipe(inputs, "here", 3), recipe(inputs, "ahead", 3)
+    ahead = replace(ahead, options=replace(ahead.options, draw_processes=2))
+    one, two = load_model(exported(here)), load_model(exported(ahead))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert lines(ahead.folder) == lines(here.folder)
+    assert not multiprocessing.active_children()
+
+
 def test_the_export_is_the_model_with_another_encoder_and_projector(inputs: Path) -> None:
     out = exported(recipe(inputs, "run", 2))
     trained = load_model(out)
@@ -173,7 +183,10 @@ def test_a_share_of_pages_is_a_share(inputs: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        *((name, 0, "at least 1") for name in ("num_steps", "batch_size", "raise_steps", "log_every_steps")),
+        *(
+            (name, 0, "at least 1")
+            for name in ("num_steps", "batch_size", "raise_steps", "draw_processes", "log_every_steps")
+        ),
         ("save_every_steps", 0, "at least 1"),
         ("warmup_steps", -1, "at least 0"),
         ("difficulty", 1.5, "from 0 to 1"),
