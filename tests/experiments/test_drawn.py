@@ -159,6 +159,15 @@ def test_values_that_are_not_printed_lie_on_the_axis_or_halfway(inputs: str) -> 
     assert found > 10
 
 
+def test_a_chart_is_read_whole_where_all_of_it_is_written(inputs: str) -> None:
+    source = Charts(inputs=inputs, languages=("en",), tasks=("read",), turns=1)
+    for seed in range(20):
+        draft = source.draft(random.Random(seed))
+        answer = draft.messages[1]
+        written = [draft.objects[number].label for number in answer.evidence]
+        assert "".join("".join(written).split()) == "".join(str(answer.parts[0].text).split())
+
+
 def test_the_bars_of_a_chart_are_as_high_as_its_values(inputs: str) -> None:
     rng = random.Random(4)
     source, seen = Charts(inputs=inputs, languages=("en",)), 0
