@@ -36,17 +36,17 @@ def map_in_order(
     """Yield `function(item)` for every item, in order.
 
     With more than one of `processes`, the function and the items are pickled and sent to new processes here: `ahead`
-    items before their results are asked for, at least two for each process. With "ray"
-    they are sent to the cluster at RAY_ADDRESS, or to one started on this machine. `function` must depend on its item
-    alone. Its exceptions are raised here.
+    items before their results are asked for, at least two for each process. With "ray" they are sent to the cluster at
+    RAY_ADDRESS, or to one started on this machine. `function` must depend on its item alone. Its exceptions are raised
+    here.
     """
     if on not in get_args(MapBackend):
         raise UserError(f"on must be one of {', '.join(get_args(MapBackend))}, got {on!r}")
     if on == "ray":
         return _ray_map(function, items, window)
-    return (
-        _process_map(function, items, processes, max(ahead, 2 * processes)) if processes > 1 else map(function, items)
-    )
+    if processes <= 1:
+        return map(function, items)
+    return _process_map(function, items, processes, max(ahead, 2 * processes))
 
 
 def _process_map(
