@@ -59,6 +59,14 @@ def test_spelled_answers_make_another_index() -> None:
     assert count_tokens(make_record("text", 0), spelled) == count_tokens(make_record("text", 0), plain)
 
 
+def test_an_image_scale_makes_another_index() -> None:
+    given = make_processor()
+    checksums = {
+        settings_checksum(replace(given, config=replace(given.config, image_scale=k))) for k in (1.0, 2.0, 3.0)
+    }
+    assert len(checksums) == 3
+
+
 def two_turns(first: Record, second: Record) -> Record:
     """Return a conversation about the images of both, one per turn."""
     asked = Message(role="user", parts=(Part(text="And this?"), Part(image=1)))

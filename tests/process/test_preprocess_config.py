@@ -57,6 +57,10 @@ def test_missing_keys_take_the_released_defaults():
         ({"ignore_id": 0}, "ignore_id must be -100, the only value supported"),
         ({"sft_format": "plain"}, "sft_format must be 'deepseek'"),
         ({"image_token": "<img>"}, "image_token must be"),
+        ({"image_scale": "large"}, "image_scale must be a number, got 'large'"),
+        ({"image_scale": True}, "image_scale must be a number"),
+        ({"image_scale": 0}, "image_scale must be above 0 and at most 8, got 0"),
+        ({"image_scale": 9}, "image_scale must be above 0 and at most 8, got 9"),
     ],
 )
 def test_values_that_cannot_be_followed_are_refused(changes, why):

@@ -51,6 +51,18 @@ def test_more_tiles_can_be_allowed(toy):
         toy.with_tiling("paper", max_tiles=0)
 
 
+def test_an_image_scale_chooses_the_grid_of_a_larger_image_and_resizes_once(toy):
+    small, large = ask((56, 40)), ask((112, 80))
+    assert toy.encode(small).grid_list == [(1, 1)]
+    doubled = replace(toy, config=replace(toy.config, image_scale=2.0))
+    sample = doubled.encode(small)
+    assert sample.grid_list == toy.encode(large).grid_list == [(2, 2)]
+    assert sample.image_sizes == ((56, 40),)
+    assert doubled.encode(ask((1, 1))).grid_list == [(1, 1)]
+    halved = replace(toy, config=replace(toy.config, image_scale=0.1))
+    assert halved.encode(ask((1, 3))).grid_list == [(1, 1)], "no side is below one pixel"
+
+
 def test_text_alone_has_an_empty_stack(toy):
     sample = toy.encode([{"role": "user", "content": "hi"}])
     assert sample.tiles.shape == (0, 3, 56, 56)

@@ -301,6 +301,8 @@ def settings_checksum(processor: Processor, *, mask_prompt: bool = True, is_pair
         config.tokens_per_side,
         mask_prompt,
     )
+    if config.image_scale != 1:
+        values += ("image scale", config.image_scale)
     if processor.kind != "DeepSeek-VL2":
         values += (processor.kind,)
     if processor.answer_window is not None:

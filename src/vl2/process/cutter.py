@@ -17,7 +17,7 @@ from vl2.model_kind import ModelKind
 from vl2.process.page_views import PAGE_RULES, PageCutter
 from vl2.process.pixels import CutPlan, tile_canvases
 from vl2.process.preprocess_config import PreprocessConfig
-from vl2.process.tiling import PAGE_MODES, Size, Tiling, candidate_canvases
+from vl2.process.tiling import PAGE_MODES, Size, Tiling, candidate_canvases, scaled
 
 
 class Cutter(Protocol):
@@ -50,6 +50,7 @@ class TileCutter:
     canvases: tuple[Size, ...]
     tile_px: int
     side: int  # visual tokens along a tile
+    image_scale: float = 1.0  # canvases are chosen as for images so many times as large
 
     @property
     def layout(self) -> ImageLayout:
@@ -60,6 +61,8 @@ class TileCutter:
         return max(width * height for width, height in self.canvases) // self.tile_px**2 + 1
 
     def choose_grids(self, sizes: Sequence[Sequence[Size]]) -> list[Grid]:
+        if self.image_scale != 1:
+            sizes = [[scaled(size, self.image_scale) for size in message] for message in sizes]
         return self.tiling.choose_grids(sizes, self.canvases, tile_px=self.tile_px, side=self.side)
 
     def plan(self, grid: Grid) -> CutPlan:
@@ -77,7 +80,13 @@ def make_cutter(kind: ModelKind, config: PreprocessConfig, tiling: Tiling, max_t
         canvases = config.candidate_resolutions
         if max_tiles is not None:
             canvases = candidate_canvases(config.tile_px, max_tiles)
-        return TileCutter(tiling=tiling, canvases=canvases, tile_px=config.tile_px, side=config.tokens_per_side)
+        return TileCutter(
+            tiling=tiling,
+            canvases=canvases,
+            tile_px=config.tile_px,
+            side=config.tokens_per_side,
+            image_scale=config.image_scale,
+        )
     if tiling.rule == "per-image" or tiling.rule == "budget":
         modes = ", ".join(PAGE_RULES[kind].view_px)
         raise UserError(f"tiling {tiling} is of DeepSeek-VL2: {kind} has paper and the modes {modes}")

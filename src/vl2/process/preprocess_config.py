@@ -25,6 +25,7 @@ _DEFAULTS: dict[str, Any] = {
     "sft_format": "deepseek",
     "mask_prompt": True,
     "ignore_id": IGNORE_ID,
+    "image_scale": 1.0,
 }
 
 # Keys with only one supported value. Others would change the tokens, and no released checkpoint has them.
@@ -34,6 +35,9 @@ _SUPPORTED: dict[str, Any] = {
     "sft_format": "deepseek",
     "ignore_id": IGNORE_ID,
 }
+
+
+MOST_IMAGE_SCALE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class PreprocessConfig:
     sft_format: str
     mask_prompt: bool  # kept for writing the file; `encode` takes it as an argument
     ignore_id: int
+    image_scale: float = 1.0  # canvases are chosen as for images so many times as large; no released file has it
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +68,8 @@ class PreprocessConfig:
         for key in ("patch_size", "downsample_ratio"):
             if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
                 raise UserError(f"{key} must be a whole number of at least 1, got {getattr(self, key)!r}")
+        if not 0 < self.image_scale <= MOST_IMAGE_SCALE:
+            raise UserError(f"image_scale must be above 0 and at most {MOST_IMAGE_SCALE}, got {self.image_scale}")
         tile = self.tile_px
         for canvas in self.candidate_resolutions:
             if any(side < 1 or side % tile for side in canvas):
@@ -108,6 +115,7 @@ class PreprocessConfig:
             sft_format=filled["sft_format"],
             mask_prompt=bool(filled["mask_prompt"]),
             ignore_id=filled["ignore_id"],
+            image_scale=_number(filled["image_scale"], "image_scale"),
             source=values,
         )
 
@@ -137,6 +145,12 @@ class PreprocessConfig:
             if item.name != "source" and (item.name in out or value != _DEFAULTS.get(item.name)):
                 out[item.name] = json.loads(json.dumps(value))
         return out
+
+
+def _number(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{key} must be a number, got {value!r}")
+    return float(value)
 
 
 def _three(values: Any, key: str) -> tuple[float, float, float]:

@@ -43,6 +43,11 @@ def choose_canvas(size: Size, canvases: Sequence[Size]) -> Size:
     return max(canvases, key=score)  # max() returns the first of equals
 
 
+def scaled(size: Size, scale: float) -> Size:
+    """Return the size of an image `scale` times as large, at least 1 px a side."""
+    return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+
+
 def check_max_tiles(max_tiles: int) -> None:
     """Raise UserError unless `max_tiles` is in 1..MOST_TILES."""
     if max_tiles < 1:
