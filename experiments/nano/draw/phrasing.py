@@ -15,7 +15,7 @@ from experiments.nano.draw.held_out import is_held_out_phrasing
 from vl2.files import read_toml
 
 ATTEMPTS = 64
-_INNERMOST = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
+INNERMOST = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
 
 
 @lru_cache(maxsize=1)
@@ -26,12 +26,21 @@ def grammars() -> dict[str, dict[str, list[str]]]:
 
 def expand(grammar: str, rng: random.Random) -> str:
     """Return one of the sentences of a grammar; names stay in braces."""
-    while (found := _INNERMOST.search(grammar)) is not None:
-        options = found[1].split("|") if found[1] is not None else ["", *found[2].split("|")]
-        grammar = grammar[: found.start()] + rng.choice(options) + grammar[found.end() :]
-    if grammar.startswith("Please "):
-        grammar = "Please " + grammar[7].lower() + grammar[8:]
-    return grammar[0].upper() + grammar[1:]
+    while (found := INNERMOST.search(grammar)) is not None:
+        grammar = grammar[: found.start()] + rng.choice(options(found)) + grammar[found.end() :]
+    return as_sentence(grammar)
+
+
+def options(found: re.Match[str]) -> list[str]:
+    """Return what a bracket of a grammar stands for."""
+    return found[1].split("|") if found[1] is not None else ["", *found[2].split("|")]
+
+
+def as_sentence(text: str) -> str:
+    """Return a text without brackets with a capital at its beginning alone."""
+    if text.startswith("Please "):
+        text = "Please " + text[7].lower() + text[8:]
+    return text[0].upper() + text[1:]
 
 
 def phrase(question: str, language: str, rng: random.Random, **names: str) -> str:
