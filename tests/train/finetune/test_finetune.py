@@ -29,7 +29,7 @@ from vl2.train.adapter_options import AdapterOptions
 from vl2.train.export import export
 from vl2.train.finetune import finetuning
 from vl2.train.finetune.finetuning import TuningPlan, TuningResult, finetune, plan
-from vl2.train.finetune.options import TuningOptions, default_epochs
+from vl2.train.finetune.options import TuningOptions, default_epochs, usual_tiles
 from vl2.train.finetune.score import LOSS
 from vl2.train.finetune.split_data import default_held_out
 from vl2.train.prepare import find_model, make_model, make_plan, open_stores
@@ -63,6 +63,11 @@ def tune(
         say=(said if said is not None else []).append,
     )
     return planned, finetune(planned, resume=resume, max_new_tokens=4, quiet=True, **rest)
+
+
+@pytest.mark.parametrize(("name", "most"), [("tiny", 16), ("nano", 83), ("deepseek-ocr", 16)])
+def test_a_pack_has_as_many_pixels_of_any_tile(name: str, most: int) -> None:
+    assert usual_tiles(preset(name)) == most
 
 
 def losses(run: Path) -> list[float]:

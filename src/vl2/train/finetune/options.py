@@ -46,11 +46,19 @@ PATIENCE = 3  # evaluations without a new lowest held-out loss after which a run
 # one epoch. Measured on three small tasks: docs/finetuning.md.
 MOST_EPOCHS, SHOWN_RECORDS = 30.0, 3000
 DATA_NAME = "own"
+PACK_TILES, PACK_TILE_PX = 16, 384  # tiles of a pack, which bound the encoder's memory, and their side
 
 
 def default_epochs(num_records: int) -> float:
     """Return the number of epochs for a set of this size: 30 up to 100 records, 4 for 1000, 1.03 for 100,000."""
     return min(MOST_EPOCHS, 1 + SHOWN_RECORDS / num_records)
+
+
+def usual_tiles(config: ModelConfig) -> int:
+    """Return the tiles of a pack: 16 of the released size, or as many smaller ones as have as many pixels."""
+    if config.kind != "DeepSeek-VL2":
+        return PACK_TILES
+    return max(PACK_TILES, PACK_TILES * PACK_TILE_PX**2 // config.siglip.image_size**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +184,7 @@ class TuningOptions:
             seq_len=seq_len,
             is_packed=True,
             mask_prompt=self.mask_prompt,
-            max_tiles_per_pack=max(most_tiles, 16),
+            max_tiles_per_pack=max(most_tiles, usual_tiles(config)),
             objective=self.objective,
             beta=self.beta,
             label_smoothing=self.label_smoothing,
