@@ -18,7 +18,6 @@ demo: $(VENV)/core.stamp ## ask the built-in model about the pictures in example
 	$(BIN)/vl2 ask "How many blue stars are there?" -i examples/scene.png
 	$(BIN)/vl2 ask "图片上写着什么？" -i examples/line.png
 	$(BIN)/vl2 ask "What is the total amount?" -i examples/bill.png
-	@echo "(Wrong: the bill shows 7.95. The built-in model is small and misreads some numbers. For real use, take a released model.)"
 	$(BIN)/vl2 locate "green house" -i examples/scene.png --draw demo.png
 	@echo "The scene with the box drawn is in demo.png"
 

@@ -14,6 +14,7 @@ import pytest
 
 import vl2
 from vl2.config import preset
+from vl2.process.tiling import candidate_canvases
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -279,8 +280,7 @@ def test_the_processor_offers_the_grids_that_the_configuration_lists() -> None:
         assert preset(name).to_dict()["candidate_resolutions"] == released["candidate_resolutions"]
     nano = json.loads((SOURCE / "nano" / "processor_config.json").read_text(encoding="utf-8"))
     assert preset("nano").to_dict()["candidate_resolutions"] == nano["candidate_resolutions"]
-    sides = [[side // 384 for side in pair] for pair in released["candidate_resolutions"]]
-    assert [[side // 168 for side in pair] for pair in nano["candidate_resolutions"]] == sides
+    assert nano["candidate_resolutions"] == [list(canvas) for canvas in candidate_canvases(168, 12)]
 
 
 def tree_paths(block: str) -> list[str]:

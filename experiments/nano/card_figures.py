@@ -53,8 +53,8 @@ SCORES = {  # by folder and task
     "shapes/locate_objects": "Drawn scenes: locate a shape",
     "shapes/count_objects": "Drawn scenes: count shapes",
     "shapes/presence": "Drawn scenes: is a shape there",
-    "drawn/chart_values": "Drawn bar charts of one or two tiles",
-    "drawn/table_values": "Drawn tables of one or two tiles",
+    "drawn/chart_values": "Drawn bar charts of up to 336 x 168 px",
+    "drawn/table_values": "Drawn tables of up to 336 x 168 px",
     "openmoji/emoji_names_en": "Emoji of a style never seen, named in English",
     "openmoji/emoji_names_zh": "Emoji of a style never seen, named in Chinese",
 }

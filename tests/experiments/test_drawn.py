@@ -15,7 +15,7 @@ from PIL import Image
 
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.charts import Charts, make_chart
-from experiments.nano.draw.frame import CANVASES, GRIDS, LEAST_PX, MOST_PX, choose_size, scale_of
+from experiments.nano.draw.frame import GRIDS, LEAST_PX, MOST_PX, canvas_of, choose_size, scale_of
 from experiments.nano.draw.held_out import has_held_out_word, is_held_out_phrasing
 from experiments.nano.draw.lines import Lines
 from experiments.nano.draw.phrasing import expand, grammars, phrase
@@ -29,7 +29,6 @@ from experiments.nano.splits import is_test_scene, is_test_shop
 from tests.experiments.nano_inputs import held_out_words, write_inputs
 from vl2.data.record import PLACEHOLDER, Record
 from vl2.errors import UserError
-from vl2.process.tiling import choose_canvas
 from vl2.synth.catalog import find_source, make_source
 from vl2.synth.source import Dropped, Source, generate
 
@@ -109,11 +108,11 @@ def test_a_third_of_the_phrasings_is_never_asked() -> None:
 
 def test_sizes_come_from_every_grid_and_fit_it() -> None:
     rng, grids = random.Random(2), set[tuple[int, int]]()
-    for _ in range(400):
+    for _ in range(800):
         size = choose_size(rng)
         assert min(size) >= LEAST_PX
         assert max(size) <= MOST_PX
-        width, height = choose_canvas(size, CANVASES)
+        width, height = canvas_of(size)
         grids.add((width // 168, height // 168))
         assert scale_of(size) == pytest.approx(min(width / size[0], height / size[1]), rel=0.02)
     assert grids == set(GRIDS)

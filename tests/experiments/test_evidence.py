@@ -16,7 +16,7 @@ from experiments.nano.draw.tables import Tables
 from experiments.nano.evidence import Evidence, find_evidence, join, shown_squares
 from tests.experiments.nano_inputs import write_inputs
 from vl2.data.record import Record
-from vl2.grid import UNTILED, Grid, num_visual_tokens
+from vl2.grid import Grid, num_visual_tokens
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 from vl2.synth.draft import Draft
@@ -89,7 +89,7 @@ def test_from_where_a_thing_is_named_all_rests_on_it_and_each_box_on_its_own() -
     record = closed(draft)
     sample, evidence = sampled(record)
     found = by_token(evidence)
-    squares = shown_squares(sample.image_sizes[0], UNTILED, SIDE, TILE_PX)
+    squares = shown_squares(sample.image_sizes[0], sample.grid_list[0], SIDE, TILE_PX)
     slots = sample.image_mask.nonzero().squeeze(1).tolist()
     first, second = composed.boxes("en", "red star")
 

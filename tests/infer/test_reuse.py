@@ -41,6 +41,9 @@ def fresh(dtype: str = "bfloat16", **bounds: int) -> VLM:
     return VLM(base.model, base.processor, folder=base.folder, reuse=Reuse(**bounds))
 
 
+TILES = 10  # of such a picture, in a grid of three by three, with the overview
+
+
 def picture(seed: int = 0, side: int = 330) -> Image.Image:
     pixels = torch.randint(0, 255, (20, 20, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy()).resize((side, side))
@@ -139,7 +142,7 @@ def test_a_second_question_about_an_image_skips_the_encoder_and_reads_the_questi
         vlm.chat("What is this?", [image], max_new_tokens=3)
         first = list(counts)
         second = vlm.chat("How many are there?", [image], max_new_tokens=3)
-    assert sum(first) == 5
+    assert sum(first) == TILES
     assert counts == first
     assert vlm.reuse.prefix.reused_tokens > second.usage.visual_tokens
     assert second.token_ids == plain.chat("How many are there?", [image], max_new_tokens=3).token_ids
@@ -153,7 +156,7 @@ def test_an_image_is_known_by_its_content_wherever_it_stands(tmp_path: Any) -> N
         vlm.chat("What is this?", [tmp_path / "a.png"], max_new_tokens=1)
         before = len(counts)
         vlm.chat("Which is larger?", [picture(1), image], max_new_tokens=1)
-        assert sum(counts[before:]) == 5  # the other image's
+        assert sum(counts[before:]) == TILES  # the other image's
     assert (vlm.reuse.encoder.hits, vlm.reuse.encoder.misses) == (1, 2)
 
 
@@ -206,7 +209,7 @@ def test_what_was_kept_of_other_weights_is_forgotten() -> None:
     assert base.reuse.encoder.nbytes == base.reuse.prefix.nbytes == 0
     with tiles_encoded(base) as counts:
         after = base.chat("What is this?", [picture()], max_new_tokens=2)
-    assert sum(counts) == 5
+    assert sum(counts) == TILES
     assert after.usage == before.usage
     assert base.reuse.prefix.reused_tokens == 0
 

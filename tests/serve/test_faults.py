@@ -74,7 +74,7 @@ def test_a_hundred_clients_that_vanish_leave_nothing_behind(server: LiveServer) 
     # The first rounds fill caches; after them a leak of one request's cache and picture each would show.
     assert rss[-1] - rss[1] < 30 << 20
     answer = server.post("/v1/chat/completions", json.loads(body(max_tokens=4)))
-    assert answer.json()["usage"]["completion_tokens"] == 4
+    assert 1 <= answer.json()["usage"]["completion_tokens"] <= 4
 
 
 def test_a_request_that_waits_is_dropped_when_its_client_goes(talkative: VLM) -> None:

@@ -164,7 +164,7 @@ def test_a_pair_is_counted_planned_and_loaded_as_two_neighbors() -> None:
     plan = PackPlan(index.sources(), mixture, PlanOptions(packs_per_step=2, packing=packing, window_packs=4))
     loader = Loader(plan, stores, processor, options=LoaderOptions(is_pairs=True))
     seen = 0
-    for loaded, _ in zip(loader, range(4), strict=False):
+    for loaded, _ in zip(loader, range(6), strict=False):
         for pack in loaded.packs:
             assert len(pack.names) % 2 == 0
             for place in range(0, len(pack.names), 2):

@@ -30,6 +30,7 @@ STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 ATTEMPTS = 6  # charts tried, of which some have too long names
 MARK = "a bar or point"  # what a value that is not printed is read off
 PRINTED = 0.75  # share of bar charts with their values
+LEAST_TURNS = 4
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Charts(NanoSource):
         "read",
     )
 
-    turns: int = 10
+    turns: int = 12
 
     def page(self, rng: random.Random) -> Written:
         return self._draw(rng, rng.choice(self.languages))[1].written
@@ -92,7 +93,7 @@ class Charts(NanoSource):
             chart = make_chart(rng, self.inputs, language, num)
             if self.tasks == ("read",) and not chart.can_be_read:
                 continue
-            font = fonts.load(self.face(rng, chart.text), text_px(rng, size, 10, 19))
+            font = fonts.load(self.face(rng, chart.text), text_px(rng, size, 10, 24))
             try:
                 return chart, draw_chart(rng, chart, size, font)
             except Dropped as error:
@@ -105,7 +106,7 @@ class Charts(NanoSource):
         draft = Draft(language=language, traits={"kind": chart.kind})
         drawn.written.picture(draft, rng)
         asked = set[str]()
-        for _ in range(rng.randint(1, self.turns)):
+        for _ in range(rng.randint(min(LEAST_TURNS, self.turns), self.turns)):
             task = self.pick_task(rng)
             if task in ("number", "title", "read") and task in asked:
                 continue

@@ -1,4 +1,4 @@
-"""Sizes of pictures: every grid of tiles up to three by three, drawn smaller or larger than the tiles will be.
+"""Sizes of pictures: grids of up to twelve tiles, drawn smaller or larger than the tiles will be.
 
 The processor fits a picture into the grid that keeps most of it, so what is drawn at 24 px may be read at 12. A size is
 chosen by its grid, and comes with the factor by which the processor will scale it.
@@ -9,32 +9,35 @@ from __future__ import annotations
 import math
 import random
 from functools import lru_cache
+from importlib import resources
+from pathlib import Path
 
 from vl2.process.pixels import fit_inside
-from vl2.process.tiling import Size, choose_canvas
+from vl2.process.preprocess_config import PreprocessConfig
+from vl2.process.tiling import Size, choose_canvas, scaled
 
-TILE_PX = 168
-MOST_TILES = 9
-CANVASES = tuple(
-    (columns * TILE_PX, rows * TILE_PX)
-    for columns in range(1, MOST_TILES + 1)
-    for rows in range(1, MOST_TILES + 1)
-    if columns * rows <= MOST_TILES
-)
+PROCESSOR = PreprocessConfig.from_file(Path(str(resources.files("vl2"))) / "nano/processor_config.json")
+TILE_PX, CANVASES = PROCESSOR.tile_px, PROCESSOR.candidate_resolutions
 # Columns and rows with how often: small grids cost less, so that there are more pictures of them.
 GRIDS = {
-    (1, 1): 24, (2, 1): 18, (1, 2): 8, (2, 2): 16, (3, 1): 7, (1, 3): 4, (3, 2): 9, (2, 3): 7, (3, 3): 7,
+    (2, 1): 16, (1, 2): 8, (2, 2): 28, (3, 1): 8, (1, 3): 4, (3, 2): 14, (2, 3): 8, (3, 3): 8, (4, 2): 4, (2, 4): 2,
+    (4, 3): 7, (3, 4): 3,
 }  # fmt: skip
-LEAST_PX, MOST_PX = 120, 1200
+LEAST_PX, MOST_PX = 96, 1200
 ENLARGED = 2.6  # times the grid's own size, at most
 ATTEMPTS = 60
-USUAL_TILES = 3  # up to which all pictures are kept
+USUAL_TILES = 5  # up to which all pictures are kept
 
 
 @lru_cache(maxsize=4096)
+def canvas_of(size: Size) -> Size:
+    """Return the canvas that the processor fits a picture into."""
+    return choose_canvas(scaled(size, PROCESSOR.image_scale), CANVASES)
+
+
 def scale_of(size: Size) -> float:
     """Return the pixels that the processor makes of one pixel of a picture."""
-    (width, _), _ = fit_inside(size, choose_canvas(size, CANVASES))
+    (width, _), _ = fit_inside(size, canvas_of(size))
     return width / size[0]
 
 
@@ -43,24 +46,20 @@ def choose_size(rng: random.Random, grids: dict[tuple[int, int], int] | None = N
     shares = grids or GRIDS
     grid = rng.choices(list(shares), list(shares.values()))[0]
     for _ in range(ATTEMPTS):
-        factor = math.exp(rng.uniform(math.log(0.72), math.log(ENLARGED)))
+        factor = math.exp(rng.uniform(math.log(0.72), math.log(ENLARGED))) / PROCESSOR.image_scale
         narrowed = rng.uniform(0.62, 1.0)
         by_width = rng.random() < 0.5
         width = round(grid[0] * TILE_PX * factor * (narrowed if by_width else 1))
         height = round(grid[1] * TILE_PX * factor * (1 if by_width else narrowed))
         size = (width, height)
-        if min(size) >= LEAST_PX and max(size) <= MOST_PX and choose_canvas(size, CANVASES) == _canvas(grid):
+        if min(size) >= LEAST_PX and max(size) <= MOST_PX and canvas_of(size) == (grid[0] * TILE_PX, grid[1] * TILE_PX):
             return size
-    return _canvas(grid)
-
-
-def _canvas(grid: tuple[int, int]) -> Size:
-    return (grid[0] * TILE_PX, grid[1] * TILE_PX)
+    return scaled((grid[0] * TILE_PX, grid[1] * TILE_PX), 1 / PROCESSOR.image_scale)
 
 
 def is_wanted(rng: random.Random, size: Size) -> bool:
     """Tell whether to keep a picture whose size followed from what it shows: the more tiles, the less often."""
-    width, height = choose_canvas(size, CANVASES)
+    width, height = canvas_of(size)
     return rng.random() < USUAL_TILES * TILE_PX**2 / (width * height)
 
 

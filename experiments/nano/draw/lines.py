@@ -28,7 +28,7 @@ from vl2.synth.words import read_characters, read_passages
 LENGTHS_EN = ((1, 12), (8, 24), (25, 40), (41, 60))  # letters of a line, with their shares
 SHARES_EN = (20, 36, 26, 18)
 LENGTHS_ZH = (10, 18)
-LEAST_SEEN_PX, MOST_SEEN_PX = 9.5, 64  # of letters, as the processor scales them
+LEAST_SEEN_PX, MOST_SEEN_PX = 9.5, 76  # of letters, as the processor scales them
 LEAST_OFTEN = 4  # times that texts must have a character for it to be written at random
 TOKEN_SHARE, WORDS_SHARE = 0.12, 0.12  # of English texts: prices and codes, words without sense
 ATTEMPTS = 40
@@ -70,7 +70,7 @@ class Lines(NanoSource):
         texts = [self.text(rng, language, low, high) for _ in range(count)]
         face = self.face(rng, "".join(texts))
         for _ in range(ATTEMPTS):
-            font = fonts.load(face, round(math.exp(rng.uniform(math.log(12), math.log(46)))))
+            font = fonts.load(face, round(math.exp(rng.uniform(math.log(10), math.log(46)))))
             size, place = _place(rng, texts, font)
             is_read = LEAST_SEEN_PX <= font.size * scale_of(size) <= MOST_SEEN_PX
             if min(size) >= LEAST_PX // 3 and max(size) <= MOST_PX and is_read and is_wanted(rng, size):

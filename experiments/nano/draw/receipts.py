@@ -160,7 +160,7 @@ def _money(cents: int) -> str:
 def _print(rng: random.Random, bill: Bill, face: fonts.Face) -> Written:
     """Print the rows at a size at which they can be read in the tiles that they get."""
     for _ in range(12):
-        font = fonts.load(face, rng.randint(13, 34))
+        font = fonts.load(face, rng.randint(10, 30))
         margin, gap = round(font.size * rng.uniform(0.3, 1.5)), round(font.size * rng.uniform(1, 4))
         step = line_height(font) * rng.uniform(1.0, 1.35)
         inner = max(

@@ -78,7 +78,8 @@ class Scenes(NanoSource):
     def _wanted(self, rng: random.Random) -> list[Kind]:
         """Return the kinds of a scene, one for each thing: up to nine of a kind, and a dozen things."""
         pool = self.pool()
-        num_kinds = rng.choices((1, 2, 3, 4, 5), (3, 3, 3, 2, 1))[0]
+        shares = (1, 2, 3, 3, 3) if self.tasks == ("count",) else (3, 3, 3, 2, 1)
+        num_kinds = rng.choices((1, 2, 3, 4, 5), shares)[0]
         chosen = rng.sample(pool, num_kinds)
         if self.kinds_of == "shapes" and rng.random() < 0.5:  # alike in form or in color: to be told apart
             near = [kind for kind in pool if kind.en == chosen[0].en or kind.color == chosen[0].color]

@@ -21,6 +21,7 @@ from vl2.synth.source import Dropped
 from vl2.synth.words import date
 
 LEAST_SEEN_PX = 9.5
+LEAST_TURNS = 4
 LONGEST = {"en": 15, "zh": 6}
 RULES = ("none", "head", "rows", "columns", "grid", "frame")
 EXTREMES = {
@@ -62,7 +63,7 @@ class Tables(NanoSource):
         "read",
     )
 
-    turns: int = 10
+    turns: int = 12
 
     def page(self, rng: random.Random) -> Written:
         table = make_table(rng, self.inputs, rng.choice(self.languages))
@@ -75,7 +76,7 @@ class Tables(NanoSource):
         draft = Draft(language=language)
         written.picture(draft, rng)
         asked = set[str]()
-        for _ in range(rng.randint(1, self.turns)):
+        for _ in range(rng.randint(min(LEAST_TURNS, self.turns), self.turns)):
             task = self.pick_task(rng)
             made = ask(rng, table, task, self.inputs)
             once = task if task in ("rows", "read") else made[0] if made is not None else ""
@@ -214,7 +215,7 @@ def number_of(cell: str) -> float:
 def draw_table(rng: random.Random, table: Table, face: fonts.Face) -> Written:
     """Draw a table so that it can be read; texts are noted by row and column."""
     for _ in range(12):
-        font = fonts.load(face, rng.randint(12, 30))
+        font = fonts.load(face, rng.randint(10, 26))
         written = _draw(rng, table, font)
         size = written.page.image.size
         if max(size) <= MOST_PX and font.size * scale_of(size) >= LEAST_SEEN_PX and is_wanted(rng, size):

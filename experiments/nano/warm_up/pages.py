@@ -22,7 +22,8 @@ from experiments.nano.draw.tables import Tables
 from experiments.nano.warm_up.sheet import PADDING
 from vl2.data.record import BoxPx
 from vl2.process.pixels import cut_tiles, fit_inside, pad_to_canvas
-from vl2.process.tiling import Size, choose_canvas
+from vl2.process.preprocess_config import PreprocessConfig
+from vl2.process.tiling import Size, choose_canvas, scaled
 from vl2.synth.source import Dropped
 
 ATTEMPTS = 40  # pictures tried, of which some cannot be drawn
@@ -45,20 +46,21 @@ class PageCutter:
 
     sources: Sequence[Writes]
     canvases: Sequence[Size]  # that the processor may fit a picture into; the first is one tile
+    image_scale: float = 1.0  # of the processor
 
     @classmethod
-    def of_inputs(cls, canvases: Sequence[Size], inputs: str) -> PageCutter:
+    def of_inputs(cls, processor: PreprocessConfig, inputs: str) -> PageCutter:
         """Return a cutter of charts, tables, receipts and lines; the lines twice as often."""
         lines = Lines(inputs=inputs)
         sources = (Charts(inputs=inputs), Tables(inputs=inputs), Receipts(inputs=inputs), lines, lines)
-        return cls(sources=sources, canvases=canvases)
+        return cls(sources=sources, canvases=processor.candidate_resolutions, image_scale=processor.image_scale)
 
     def draw(self, rng: random.Random) -> Cut:
         """Draw a picture and return one of its tiles, from the generator alone."""
         written = self._written(rng)
         picture = written.finish(rng).image
         tile_px = self.canvases[0][0]
-        canvas = choose_canvas(picture.size, self.canvases)
+        canvas = choose_canvas(scaled(picture.size, self.image_scale), self.canvases)
         if rng.random() < GLOBAL_SHARE:
             canvas = self.canvases[0]
         across = canvas[0] // tile_px

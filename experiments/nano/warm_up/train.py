@@ -34,7 +34,6 @@ from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.model import VL2, init_weights
 from vl2.process.preprocess_config import PreprocessConfig
-from vl2.process.tiling import Size
 from vl2.synth.sprites import Kind, read_kinds
 from vl2.synth.words import read_passages
 from vl2.train.checkpoint import Checkpoints
@@ -106,7 +105,7 @@ class WarmUpRun:
             make_folder(self.folder)
         self.files = find_model(recipe.model)
         config = self.files.config
-        self.drawer = make_drawer(recipe.tiles, config, self.files.processor().config.candidate_resolutions)
+        self.drawer = make_drawer(recipe.tiles, config, self.files.processor().config)
         # The whole model is made, so that the export is one; only its encoder and projector are trained.
         if self.files.weights_folder is not None:
             self.model = load_model(self.files.weights_folder, LoadOptions(dtype=torch.float32)).train()
@@ -324,11 +323,8 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from None
 
 
-def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Size]) -> TileDrawer:
-    """Return the drawer. Of several styles, kinds that only one has are left out: what it draws may be its manner.
-
-    `canvases` are those of the processor.
-    """
+def make_drawer(options: TileOptions, config: ModelConfig, processor: PreprocessConfig) -> TileDrawer:
+    """Return the drawer. Of several styles, kinds that only one has are left out: what it draws may be its manner."""
     inputs = Path(options.inputs)
     texts_en, texts_zh = (read_passages(str(inputs / f"text/{language}.txt")) for language in ("en", "zh"))
     styles = [_one_of_each(read_kinds(str(inputs / "art" / name))) for name in options.art]
@@ -339,7 +335,7 @@ def make_drawer(options: TileOptions, config: ModelConfig, canvases: Sequence[Si
     vision = config.siglip
     pages = None
     if options.pages_share:
-        pages = PageCutter.of_inputs(canvases, options.inputs)
+        pages = PageCutter.of_inputs(processor, options.inputs)
     return TileDrawer(
         classes=classes,
         texts_en=texts_en,

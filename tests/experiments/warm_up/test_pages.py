@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from experiments.nano.draw.base import Written
 from experiments.nano.draw.charts import Charts
+from experiments.nano.draw.frame import PROCESSOR
 from experiments.nano.draw.lines import Lines
 from experiments.nano.draw.receipts import Receipts
 from experiments.nano.draw.tables import Tables
@@ -19,7 +21,7 @@ from experiments.nano.warm_up.pages import PageCutter
 from experiments.nano.warm_up.sheet import PADDING
 from experiments.nano.warm_up.tiles import TileDrawer
 from tests.experiments.nano_inputs import write_inputs
-from vl2.grid import UNTILED
+from vl2.grid import UNTILED, Grid
 from vl2.process.pixels import draw_views, tile_canvases
 from vl2.synth.distort import Distorted, distort
 from vl2.synth.source import Dropped
@@ -61,14 +63,16 @@ def picture() -> Image.Image:
     return image
 
 
-def cutter(drops: float = 0.0) -> PageCutter:
-    return PageCutter(sources=(Squares(drops=drops),), canvases=CANVASES)
+def cutter(drops: float = 0.0, image_scale: float = 1.0) -> PageCutter:
+    return PageCutter(sources=(Squares(drops=drops),), canvases=CANVASES, image_scale=image_scale)
 
 
-def test_every_tile_of_the_processor_is_drawn_and_no_other() -> None:
-    wanted = {tile.tobytes() for tile in draw_views(picture(), tile_canvases((2, 1), 168), PADDING)}
-    assert len(wanted) == 3
-    assert {cutter().draw(random.Random(seed)).image.tobytes() for seed in range(60)} == wanted
+@pytest.mark.parametrize(("image_scale", "grid", "num_tiles"), [(1.0, (2, 1), 3), (0.5, (1, 1), 1)])
+def test_every_tile_of_the_processor_is_drawn_and_no_other(image_scale: float, grid: Grid, num_tiles: int) -> None:
+    wanted = {tile.tobytes() for tile in draw_views(picture(), tile_canvases(grid, 168), PADDING)}
+    assert len(wanted) == num_tiles
+    drawn = cutter(image_scale=image_scale)
+    assert {drawn.draw(random.Random(seed)).image.tobytes() for seed in range(90)} == wanted
     assert draw_views(picture(), tile_canvases(UNTILED, 168), PADDING)[0].tobytes() in wanted
 
 
@@ -109,7 +113,7 @@ def test_a_drawer_marks_the_letters_of_pages_and_depends_on_its_generator_alone(
 
 
 def test_pages_are_charts_tables_receipts_and_lines_with_all_their_letters(tmp_path: Path) -> None:
-    pages = PageCutter.of_inputs(CANVASES, str(write_inputs(tmp_path / "inputs")))
+    pages = PageCutter.of_inputs(PROCESSOR, str(write_inputs(tmp_path / "inputs")))
     assert [type(source) for source in pages.sources] == [Charts, Tables, Receipts, Lines, Lines]
     english = replace(pages, sources=[replace(source, languages=("en",)) for source in pages.sources])  # type: ignore[type-var]
     with_letters = sum(bool(english.draw(random.Random(seed)).letters) for seed in range(12))

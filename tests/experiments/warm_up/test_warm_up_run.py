@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.nano.draw.frame import PROCESSOR
 from experiments.nano.warm_up.heads import Read, Recognized
 from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRecipe, read_warm_up
 from experiments.nano.warm_up.train import WarmUpRun, make_drawer, warm_up
@@ -167,11 +168,11 @@ def test_a_thing_of_one_style_alone_is_no_class(inputs: Path) -> None:
     content["sprites"][0]["en"] = "a pill of this set"
     index.write_text(json.dumps(content), encoding="utf-8")
     options = TileOptions(inputs=str(inputs), art=("one", "two", "three"))
-    drawer = make_drawer(options, preset("nano"), [])
+    drawer = make_drawer(options, preset("nano"), PROCESSOR)
     pills = {"red pill", "green pill", "blue pill", "black pill"}
     assert set(drawer.classes.sprites) == pills, "two styles have the red one, one its own"
     assert [{kind.en for kind in style} for style in drawer.styles] == [pills - {"red pill"}, pills, pills]
-    alone = make_drawer(replace(options, art=("one",)), preset("nano"), [])
+    alone = make_drawer(replace(options, art=("one",)), preset("nano"), PROCESSOR)
     assert "a pill of this set" in alone.classes.sprites, "of one style all are"
 
 
