@@ -30,7 +30,7 @@ STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 ATTEMPTS = 6  # charts tried, of which some have too long names
 MARK = "a bar or point"  # what a value that is not printed is read off
 PRINTED = 0.75  # share of bar charts with their values
-LEAST_TURNS = 4
+LEAST_TURNS = 4  # of questions about a picture that is asked about several times
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from vl2.synth.source import Dropped
 from vl2.synth.words import date
 
 LEAST_SEEN_PX = 9.5
-LEAST_TURNS = 4
+LEAST_TURNS = 4  # of questions about a picture that is asked about several times
 LONGEST = {"en": 15, "zh": 6}
 RULES = ("none", "head", "rows", "columns", "grid", "frame")
 EXTREMES = {
