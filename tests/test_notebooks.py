@@ -92,13 +92,15 @@ def test_what_first_steps_calls_right_or_wrong_is_so() -> None:
     assert printed(name, "vlm.session()").splitlines() == [right_answer("scene", asked) for asked in scene]
     assert printed(name, "vlm.stream(").replace("|", "") == right_answer("word", "What does the image say?")
     bars = drawing().BARS
-    assert dict(line.split() for line in printed(name, "vlm.batch(").splitlines()) == dict(
-        zip(bars.names, bars.values, strict=True)
-    )
+    said = dict(line.split() for line in printed(name, "vlm.batch(").splitlines())
+    shown = dict(zip(bars.names, bars.values, strict=True))
+    assert [city for city in shown if said[city] != shown[city]] == ["Leeds"]
+    assert said["Leeds"] == shown["Cairo"]
     total = right_answer("bill", "What is the total amount?")
     page = (ROOT / "docs" / "notebooks" / "first-steps.ipynb").read_text(encoding="utf-8")
     assert f"The bill says {total}." in page
-    assert printed(name, "What is the total amount?") != total, "read rightly now: take the section out"
+    assert f"Leeds should be {shown['Leeds']}" in page
+    assert printed(name, "What is the total amount?") == total
 
 
 def test_what_grounding_calls_right_or_wrong_is_so() -> None:
@@ -122,4 +124,7 @@ def test_what_fine_tuning_calls_right_is_so() -> None:
     drawn = [("bars", "What value does the chart show for Oslo?"), ("scene", "How many blue stars are there?"),
              ("word", "What does the image say?")]  # fmt: skip
     said = printed(name, "examples / ").splitlines()
-    assert said == [f"{asked} {right_answer(of, asked)} -> {right_answer(of, asked)}" for of, asked in drawn]
+    before, after_it = zip(*(line.split("? ")[1].split(" -> ") for line in said), strict=True)
+    truth = [right_answer(of, asked) for of, asked in drawn]
+    assert list(before) == truth
+    assert [a == b for a, b in zip(after_it, truth, strict=True)] == [False, True, True], "the first is forgotten"
