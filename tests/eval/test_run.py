@@ -256,9 +256,9 @@ def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) ->
     assert apply_protocol(nano, protocol, 4).limits.max_num_seqs == 4
 
 
-def test_progress_tells_the_time_left_from_the_items_of_this_call() -> None:
+def test_progress_tells_the_time_left_from_the_items_of_this_call_and_the_score_of_all() -> None:
     now = [0.0]
-    progress = EvalProgress("task", total=30, done_before=10, quiet=True, clock=lambda: now[0])
+    progress = EvalProgress("task", total=30, scores_before=[1.0] * 10, quiet=True, clock=lambda: now[0])
     now[0] = 20.0
     progress.step([1.0] * 5 + [0.0] * 5)
-    assert progress.line() == "task: 20 of 30, score 50.0, 20 s left"
+    assert progress.line() == "task: 20 of 30, score 75.0, 20 s left"

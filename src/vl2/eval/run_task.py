@@ -246,9 +246,10 @@ def _answer_items(
 ) -> None:
     """Ask the items that are not done yet. Rank 0 then waits for the other ranks and joins all results."""
     mine = set(ids[options.rank :: options.world_size])
-    done = read_parts(folder).keys()
+    done = read_parts(folder)
     log = ResultLog(folder / f"results.{options.rank}-of-{options.world_size}.jsonl")
-    progress = EvalProgress(label, total=len(mine), done_before=len(mine & done), quiet=options.quiet)
+    before = [done[id].score for id in mine & done.keys()]
+    progress = EvalProgress(label, total=len(mine), scores_before=before, quiet=options.quiet)
     with log, progress:
         todo = (item for item in items() if item.id in mine and item.id not in done)
         for result in answers(vlm, protocol, todo, batch_size=options.batch_size):
@@ -291,14 +292,20 @@ def _version() -> str:
 
 
 class EvalProgress(ProgressDisplay):
-    """A progress display that counts items and shows their mean score."""
+    """A progress display that counts items and shows their mean score, those of earlier runs included."""
 
     def __init__(
-        self, name: str, *, total: int, done_before: int, quiet: bool, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        *,
+        total: int,
+        scores_before: Sequence[float],
+        quiet: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(total, done_before=done_before, quiet=quiet, is_kept=True, clock=clock)
+        super().__init__(total, done_before=len(scores_before), quiet=quiet, is_kept=True, clock=clock)
         self._name = name
-        self._points = 0.0
+        self._points = sum(scores_before)
 
     def step(self, scores: list[float]) -> None:
         self.done += len(scores)
@@ -312,4 +319,4 @@ class EvalProgress(ProgressDisplay):
         return f"{self._name}: {self.done} of {self.total}, {self._mean()}, {rest}"
 
     def _mean(self) -> str:
-        return f"score {100 * self._points / (self.done - self.done_before):.1f}"
+        return f"score {100 * self._points / self.done:.1f}"
