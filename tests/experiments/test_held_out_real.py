@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from experiments.nano import splits
+from experiments.nano.draw.naming import _photographs
 from experiments.nano.held_out import real_tasks
+from experiments.nano.inputs.photographs import PHOTOGRAPHS
 from vl2.eval.task import DataSource, Item, LeftOut, Task
 
 
@@ -92,6 +97,25 @@ def test_photographs_of_training_are_not_asked_about(tmp_path: Path, monkeypatch
     assert all(splits.is_test_photo(item.cluster) for item in items)
     again, _ = read(real_tasks.PHOTOS, DataSource(data=tmp_path))
     assert [item.question for item in again] == [item.question for item in items]
+
+
+def test_photographs_of_packages_that_training_shows_are_not_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    for file in PHOTOGRAPHS:
+        (tmp_path / file).touch()
+    (tmp_path / "names.json").write_text(json.dumps(PHOTOGRAPHS))
+    package = types.ModuleType("skimage.data")
+    package.__file__ = str(tmp_path / "__init__.py")
+    monkeypatch.setitem(sys.modules, "skimage", types.ModuleType("skimage"))
+    monkeypatch.setitem(sys.modules, "skimage.data", package)
+    monkeypatch.setattr(sys.modules["skimage"], "data", package, raising=False)
+    asked = {path.name for path in real_tasks._package_photos.__wrapped__()}
+    shown = set(_photographs(str(tmp_path)))
+    assert asked & set(PHOTOGRAPHS)
+    assert shown | asked >= {"astronaut.png", "grass.png", "motorcycle_left.png"}
+    assert asked.isdisjoint(shown)
 
 
 def test_the_demo_is_asked_in_other_words_with_what_its_pictures_show() -> None:

@@ -137,7 +137,7 @@ def _package_photos() -> tuple[Path, ...]:
     from matplotlib import get_data_path
 
     folder = Path(skimage.data.__file__).parent
-    kept = [path for path in sorted(folder.glob("*.[pj][np]g")) if splits.is_test_photo(path.stem)]
+    kept = [path for path in sorted(folder.glob("*.[pj][np]g")) if splits.is_test_photo(path.name)]
     photos = [path for path in kept if path.stem in PHOTOGRAPHS]
     return (*photos, Path(get_data_path()) / "sample_data" / "grace_hopper.jpg")
 
