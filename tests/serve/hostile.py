@@ -269,6 +269,9 @@ BODIES = [
     _case("bodies", "no type", "must be application/json", _chat(), 415, content_type=None),
 ]  # fmt: skip
 
+# Whether any text has all of these is found out by trying exponentially many states.
+SLOW_SCHEMA = {"allOf": [{"type": "string", "pattern": f"(a|b)*a(a|b){{{i}}}"} for i in range(1, 16)]}
+
 VALUES = [
     _case("values", "no model", "model: Field required", _raw(b'{"messages": []}')),
     _case("values", "another model", "is not served", _chat(model="gpt-4o"), 404),
@@ -306,8 +309,8 @@ VALUES = [
         }.items()
         for value in values
     ),
-    _case("values", "sizes of 20,000 images", "at most 1000 images",
-          lambda: _encoded({"messages": [[{"width": 9, "height": 9}] * 1000] * 20}), path="/v1/images/tiles"),
+    _case("values", "sizes of 2,000 images", "at most 1000 images",
+          lambda: _encoded({"messages": [[{"width": 9, "height": 9}] * 1000] * 2}), path="/v1/images/tiles"),
     _case("values", "a user of 513 letters", "user: String should have at most 512 characters", _chat(user="u" * 513)),
     _case("values", "a safety identifier of 513 letters", "at most 512 characters", _chat(safety_identifier="u" * 513)),
     _case("values", "metadata with 17 names", "at most 16 items", _chat(metadata={str(n): "x" for n in range(17)})),
@@ -359,6 +362,20 @@ VALUES = [
     _case("values", "a pattern that explodes", "",
           _chat(response_format={"type": "json_schema", "json_schema": {
               "name": "x", "schema": {"type": "string", "pattern": "((a{0,100}){0,100}){0,100}"}}}), 200),
+    _case("values", "15 patterns of one value, which take a minute to compile", "compiling it takes more than 1 s",
+          _chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": SLOW_SCHEMA}})),
+    _case("values", "400 patterns of names", "compiling it takes more than 1 s",
+          _chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {
+              "type": "object", "patternProperties": {f"^{i}(a|b)*$": {} for i in range(400)}}}})),
+    _case("values", "a multiple of a large number, which takes gigabytes", "compiling it takes more than 1 s",
+          _chat(response_format={"type": "json_schema", "json_schema": {
+              "name": "x", "schema": {"type": "integer", "multipleOf": 9_999_991}}})),
+    _case("values", "a function with such patterns", "compiling it takes more than 1 s",
+          _chat(tools=[_function("f", parameters={"type": "object", "properties": {"x": SLOW_SCHEMA}})],
+                tool_choice="required")),
+    _case("values", "66,000 answers one after the other", "more than 10000 objects",
+          _chat(messages=[{"role": "assistant", "content": "a"}] * 66_000)),
+    _case("values", "4,097 messages", "at most 4096 items", _chat(messages=[user("a")] * 4097)),
     _case("values", "an earlier response's id", "previous_response_id",
           lambda: _encoded({"model": "nano", "input": "x", "previous_response_id": "resp_1"}), path="/v1/responses"),
     _case("values", "more `<image>` than images", "1 <image> in the text, but 0 images",

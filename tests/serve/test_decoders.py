@@ -166,7 +166,7 @@ def test_a_picture_that_takes_too_much_of_the_processor_is_refused_and_others_ar
 
 def test_a_picture_is_not_waited_for_beyond_the_deadline() -> None:
     async def work(decoders: Decoders) -> None:
-        with pytest.raises(UserError, match="it was not decoded within 1 s"):
+        with pytest.raises(UserError, match="decoding it took longer than 1 s"):
             await decode_tiles(decoders, pictures.ppm_of_odd_depth(2500, 2500))
         decoders.limits = DecodeLimits(memory_bytes=640 << 20, cpu_s=30.0, timeout_s=120.0)
         assert (await decode_tiles(decoders, GOOD)).size == Image.open(EXAMPLES / "line.png").size

@@ -71,6 +71,10 @@ MAX_SCHEMA_DEPTH = 64
 JSON_STYLE: Any = {"whitespace_flexible": True, "whitespace_pattern": "[ ]?"}
 
 
+# The grammars of a constraint, the whole one last. Before each stands what to put before an error in it.
+Grammars = tuple[tuple[str, str], ...]
+
+
 class JsonSchema:
     """The constraint that the answer is one JSON value valid under a schema; {"type": "object"} allows any object.
 
@@ -78,7 +82,8 @@ class JsonSchema:
     refers to another document. Nothing is ever fetched.
     """
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
+    def __init__(self, schema: Mapping[str, Any], *, is_checked: bool = True) -> None:
+        """With `is_checked=False` the grammar is not checked yet: a server does that in a process with limits."""
         llguidance = _library()
         if not isinstance(schema, Mapping):
             raise UserError(f"a JSON schema must be an object, got {type(schema).__name__}")
@@ -92,7 +97,9 @@ class JsonSchema:
             raise UserError(f"the JSON schema must have at most {MAX_SCHEMA_CHARS} characters, got {len(self.text)}")
         self.outline = _outline(schema)
         self._grammar: str = llguidance.LLMatcher.grammar_from_json_schema(self.text, overrides=JSON_STYLE)
-        check_grammar(self._grammar)
+        self.grammars: Grammars = (("", self._grammar),)
+        if is_checked:
+            check_grammar(self._grammar)
 
     def __repr__(self) -> str:
         return f"JsonSchema({self.text})"
@@ -142,12 +149,12 @@ class JsonState:
         """Return the allowed ids as bool [V]. Raise UserError if the schema is too complex to be followed further."""
         del num_left
         mask = self._matcher.compute_logit_bias()
-        _check(self._matcher.get_error())
+        raise_error(self._matcher.get_error())
         return torch.frombuffer(bytearray(mask), dtype=torch.uint8) != 0
 
     def advance(self, token_id: int) -> None:
         self._matcher.consume_token(token_id)
-        _check(self._matcher.get_error())
+        raise_error(self._matcher.get_error())
 
     def copy(self) -> JsonState:
         return JsonState(self._matcher.deep_copy())
@@ -196,20 +203,29 @@ def _library() -> Any:
     return llguidance
 
 
-def _check(error: str) -> None:
+def raise_error(error: str, head: str = "") -> None:
+    """Raise UserError for an error of llguidance about a grammar. None is "", and a warning is none either."""
     if error and not error.startswith("WARNING"):
-        raise UserError(f"the JSON schema cannot be followed: {' '.join(error.split())[:200]}")
+        raise UserError(f"{head}the JSON schema cannot be followed: {' '.join(error.split())[:200]}")
 
 
 def check_grammar(grammar: str) -> None:
     """Raise UserError if a grammar of llguidance, from a schema or in Lark's syntax, cannot be followed."""
-    _check(_library().LLMatcher.validate_grammar(grammar))
+    raise_error(_library().LLMatcher.validate_grammar(grammar))
 
 
 def start_matcher(tokenizer: Tokenizer, grammar: str) -> LLMatcher:
-    """Compile a grammar, and return the state of an answer that has not begun. Raise UserError if it is too large."""
+    """Return the state of an answer that has not begun. Raise UserError if the grammar is too large.
+
+    The grammar is compiled the first time, and kept. For 128 functions that takes half a second.
+    """
+    return _matcher(tokenizer, grammar).deep_copy()
+
+
+@lru_cache(maxsize=8)
+def _matcher(tokenizer: Tokenizer, grammar: str) -> LLMatcher:
     matcher: LLMatcher = _library().LLMatcher(llguidance_tokenizer(tokenizer), grammar, log_level=0)
-    _check(matcher.get_error())
+    raise_error(matcher.get_error())
     return matcher
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from copy import copy
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from vl2.errors import UserError
 from vl2.infer.constraint import (
     JSON_STYLE,
+    Grammars,
     JsonSchema,
     JsonState,
     check_grammar,
@@ -26,9 +26,6 @@ from vl2.infer.constraint import (
 )
 from vl2.process.tokenizer import Tokenizer
 from vl2.process.tool_calls import END, START, Tool, ToolUse, call_head, call_text
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
 
 MAX_CALLS = 8  # in one answer: a model that is lost would call without end
 
@@ -41,18 +38,25 @@ class ToolCalls:
     Raise UserError, which names the function, for a schema that cannot be followed.
     """
 
-    def __init__(self, use: ToolUse, answer: JsonSchema | None = None) -> None:
+    def __init__(self, use: ToolUse, answer: JsonSchema | None = None, *, is_checked: bool = True) -> None:
+        """With `is_checked=False` the grammars are not checked yet: a server does that in a process with limits."""
         self.use, self.answer = use, answer
-        schemas = [_arguments_schema(tool) for tool in use.tools]
+        schemas = [_arguments_schema(tool, is_checked=is_checked) for tool in use.tools]
         first = schemas[0].outline or "{}"
         self.outline = call_text(use.tools[0].name, first) if use.is_required else answer.outline if answer else ""
         self._has_words = not use.is_required and answer is None
         self._grammar = self._write_grammar(schemas)
-        check_grammar(self._grammar)
+        heads = [_head(tool) for tool in use.tools]
+        of_schemas = [
+            (head, grammar) for head, schema in zip(heads, schemas, strict=True) for _, grammar in schema.grammars
+        ]
+        self.grammars: Grammars = (*of_schemas, ("", self._grammar))
+        if is_checked:
+            check_grammar(self._grammar)
 
     def start(self, tokenizer: Tokenizer, max_new_tokens: int) -> ToolCallsState:
         del max_new_tokens  # a call that is cut off is no call, and its answer gets the finish reason "length"
-        calls = JsonState(_matcher(tokenizer, self._grammar).deep_copy())
+        calls = JsonState(start_matcher(tokenizer, self._grammar))
         return ToolCallsState(_vocabulary(tokenizer), calls, is_in_words=self._has_words)
 
     def _write_grammar(self, schemas: list[JsonSchema]) -> str:
@@ -72,24 +76,22 @@ class ToolCalls:
         return "\n".join(rules)
 
 
-def _arguments_schema(tool: Tool) -> JsonSchema:
+def _head(tool: Tool) -> str:
+    return f"the parameters of {tool.name}: "
+
+
+def _arguments_schema(tool: Tool, *, is_checked: bool) -> JsonSchema:
     closed = close_schema(tool.parameters)
     assert isinstance(closed, dict)
     try:
-        return JsonSchema(closed)
+        return JsonSchema(closed, is_checked=is_checked)
     except UserError as error:
-        raise UserError(f"the parameters of {tool.name}: {error}") from None
+        raise UserError(f"{_head(tool)}{error}") from None
 
 
 def _embedded(schema: JsonSchema) -> str:
     """Return a schema as a part of a grammar, in the style of JSON that answers have."""
     return "%json " + json.dumps({**json.loads(schema.text), "x-guidance": JSON_STYLE})
-
-
-@lru_cache(maxsize=16)
-def _matcher(tokenizer: Tokenizer, grammar: str) -> LLMatcher:
-    """Return a matcher at the start of a grammar, to be copied. Compiling one for 128 functions takes half a second."""
-    return start_matcher(tokenizer, grammar)
 
 
 class Vocabulary:

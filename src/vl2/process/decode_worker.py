@@ -1,4 +1,5 @@
-"""A process that decodes pictures and pages of PDF files for a server, so that a malicious file can harm only it.
+"""A process that decodes pictures and pages of PDF files and tries grammars for a server, so that a malicious one can
+harm only it.
 
 It reads requests from its standard input and writes answers to its standard output, one after another. Each is a frame:
 the length of a JSON object, the length of a body, the object and the body. Where the system supports it, the process
@@ -96,6 +97,8 @@ def main() -> None:
 def _answer(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list[bytes]]:
     if head["kind"] == "pdf":
         return _answer_pdf(head, data)
+    if head["kind"] == "grammars":
+        return _answer_grammars(data), []
     name, options = head["name"], ImageOptions(**head["options"])
     image = open_header(data, name, options)
     if head["kind"] == "header":
@@ -116,6 +119,16 @@ def _answer_pdf(head: dict[str, Any], data: bytes) -> tuple[dict[str, Any], list
     num_pages, encoded = encode_pages(data, options_from_json(head["pdf"]))
     pages = [{"page": page.page, "size": page.size, "num_bytes": len(page.data)} for page in encoded]
     return {"num_pages": num_pages, "pages": pages}, [page.data for page in encoded]
+
+
+def _answer_grammars(data: bytes) -> dict[str, Any]:
+    """Compile grammars until one has an error. A vocabulary of bytes takes the time and memory that any other takes."""
+    # llguidance is an optional package, and only few requests have a schema.
+    from llguidance import LLMatcher, LLTokenizer
+
+    tokenizer = LLTokenizer("byte")
+    errors = (LLMatcher(tokenizer, grammar, log_level=0).get_error() for grammar in json.loads(data))
+    return {"wrong": next(([index, error] for index, error in enumerate(errors) if error), None)}
 
 
 def _num_untouched(head: dict[str, Any], data: bytes) -> int:

@@ -19,7 +19,7 @@ from vl2.serve.schema.answers import ChatCompletion
 from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.chat import ChatRequest
 from vl2.serve.service import Service
-from vl2.serve.tools import new_call_id, prepare_tools
+from vl2.serve.tools import new_call_id, prepare_form
 
 router = APIRouter(route_class=IgnoredFieldsRoute, tags=["chat"])
 
@@ -46,7 +46,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
         turns = body.turns()
-        form = await prepare_tools(service, request, admission, turns, use, constraint)
+        form = await prepare_form(service, request, admission, turns, use, constraint)
         options = [
             body.options(
                 max_tokens=max_tokens,

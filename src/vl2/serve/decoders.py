@@ -1,22 +1,24 @@
-"""Decode images, and draw pages of PDF files, in subprocesses with limits on time and memory.
+"""Decode images, draw pages of PDF files and try grammars in subprocesses with limits on time and memory.
 
-Images come from untrusted clients. An image that takes too long or too much memory, or that crashes its process, is
-refused, and other images are not affected. If the client disconnects, the wait for its image is canceled, which kills
-the process, because a running decoder cannot be stopped in another way.
+All of these come from untrusted clients. An image that takes too long or too much memory, or that crashes its process,
+is refused, and other images are not affected. If the client disconnects, the wait for its image is canceled, which
+kills the process, because a running decoder cannot be stopped in another way. The same holds for the grammar of a JSON
+schema: 900 bytes can take minutes to compile, and usual ones take some milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, BinaryIO, NoReturn, TypeVar, cast
 
 from PIL import Image
@@ -34,6 +36,9 @@ T = TypeVar("T")
 
 MAX_PROCESSES = 4
 PDF_BYTES = 640 << 20  # memory for drawing pages: one of 40 million pixels takes half of it, the pictures on it more
+GRAMMAR_BYTES = 64 << 20  # memory for compiling the grammars of a request
+GRAMMAR_S = 1.0  # CPU time for the same
+GRAMMAR_TIMEOUT_S = 30.0  # wall-clock time for the same, because the machine may be busy
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from vl2.process.decode_worker import main; main()"
 # Settings of libraries that a decoder imports: decoding one image uses one thread.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -161,11 +166,28 @@ class Decoders:
             start = end
         return head["num_pages"], pages
 
+    async def try_grammars(self, grammars: Sequence[str], client: str) -> tuple[int, str] | None:
+        """Compile grammars of llguidance. Raise UserError if that takes too much time or memory.
+
+        Return the index of the first with an error and the error, or None if all are fine.
+        """
+        text = EncodedImage(name="the JSON schema", load=json.dumps(grammars).encode)
+        limits = replace(self.limits, cpu_s=GRAMMAR_S, timeout_s=min(GRAMMAR_TIMEOUT_S, self.limits.timeout_s))
+        memory_bytes = min(self.limits.memory_bytes, GRAMMAR_BYTES)
+        head, _ = await self._request(text, {"kind": "grammars"}, None, client, memory_bytes, limits)
+        return None if head["wrong"] is None else tuple(head["wrong"])
+
     async def _request(
-        self, image: EncodedImage, task: dict[str, Any], options: ImageOptions | None, client: str, memory_bytes: int
+        self,
+        image: EncodedImage,
+        task: dict[str, Any],
+        options: ImageOptions | None,
+        client: str,
+        memory_bytes: int,
+        limits: DecodeLimits | None = None,
     ) -> tuple[dict[str, Any], bytes]:
         """Let a process do a task with an image. Raise UserError if it refuses the image or fails."""
-        limits = self.limits
+        limits = limits or self.limits
         head = {
             **task,
             "name": image.name,
@@ -183,12 +205,12 @@ class Decoders:
                     # Nobody awaits this future any more, so its exception must be retrieved here.
                     answer.add_done_callback(lambda done: done.cancelled() or done.exception())
                 if isinstance(error, TimeoutError | asyncio.TimeoutError):
-                    _refuse(image, task, f"it was not decoded within {limits.timeout_s:g} s")
+                    _refuse(image, task, f"took longer than {limits.timeout_s:g} s")
                 raise
         if found is None:
             if self._is_stopped:
                 raise EngineStopped("the server stopped before the answer was complete")
-            _refuse(image, task, f"decoding it takes more than {limits.cpu_s:g} s of the processor, or fails")
+            _refuse(image, task, f"takes more than {limits.cpu_s:g} s of the processor, or fails")
         if "refusal" in found[0]:
             raise UserError(found[0]["refusal"])
         return found
@@ -226,9 +248,11 @@ class Decoders:
 
 
 def _refuse(image: EncodedImage, task: dict[str, Any], why: str) -> NoReturn:
+    if task["kind"] == "grammars":
+        raise UserError(f"{image.name} cannot be followed: compiling it {why}")
     if task["kind"] == "pdf":
-        raise UserError(f"cannot draw pages of {image.name}: {why}")
-    refuse(image.name, why)
+        raise UserError(f"cannot draw pages of {image.name}: decoding it {why}")
+    refuse(image.name, f"decoding it {why}")
 
 
 class _Process:

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from vl2.serve.api_errors import ApiError, context_error
 
 MAX_VALUES = 200_000  # counted by brackets and commas; a list of empty lists takes 30 times the memory of its text
+MAX_OBJECTS = 10_000  # it takes a second to check a hundred thousand messages
 MAX_DIGITS = 30
 SMALL_BODY = 64 << 10  # bytes up to which a body is parsed in the event loop, which is faster than a thread
 MAX_PARALLEL = 2  # large bodies parsed at the same time, to bound the memory of copies
@@ -105,12 +106,16 @@ def _parse_float(digits: str) -> float:
 
 
 def _check_values(value: Any, max_depth: int, *, may_have_surrogates: bool) -> None:
-    """Check depth and characters of all values. This uses no recursion, because nesting may exceed Python's stack."""
-    level, depth = [value], 0
+    """Check the depth, the number of objects and the characters of all values.
+
+    This uses no recursion, because nesting may exceed Python's stack.
+    """
+    level, depth, num_objects = [value], 0, 0
     while level:
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
+                num_objects += 1
                 below += item.values()
                 below += item.keys() if may_have_surrogates else ()
             elif isinstance(item, list):
@@ -120,6 +125,8 @@ def _check_values(value: Any, max_depth: int, *, may_have_surrogates: bool) -> N
         depth += 1
         if below and depth > max_depth:
             raise _error(f"the body is nested more than {max_depth} deep")
+        if num_objects > MAX_OBJECTS:
+            raise _error(f"the body holds more than {MAX_OBJECTS} objects")
         level = below
 
 

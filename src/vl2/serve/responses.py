@@ -20,7 +20,7 @@ from vl2.serve.schema.base import constraint_of
 from vl2.serve.schema.responses import ResponsesRequest
 from vl2.serve.schema.tools import choice_of
 from vl2.serve.service import Service
-from vl2.serve.tools import prepare_tools
+from vl2.serve.tools import prepare_form
 
 router = APIRouter(route_class=IgnoredFieldsRoute, tags=["responses"])
 
@@ -43,7 +43,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
     async with contextlib.AsyncExitStack() as resources:
         admission = await resources.enter_async_context(service.admission(client))
         turns = body.turns()
-        answer_form = await prepare_tools(service, request, admission, turns, use, constraint)
+        answer_form = await prepare_form(service, request, admission, turns, use, constraint)
         options = body.options(max_tokens=max_tokens, constraint=answer_form.constraint)
         turns = answer_form.describe_in(turns)
         prompt = await service.prepare_chat(turns, admission)

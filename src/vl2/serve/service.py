@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from vl2.errors import UserError
+from vl2.infer.constraint import Constraint, JsonSchema
+from vl2.infer.constraint_tools import ToolCalls
 from vl2.infer.engine.engine import EngineStopped
 from vl2.infer.sampling import GenerateOptions
 from vl2.process.conversation import Turn, arrange
@@ -26,6 +28,7 @@ from vl2.serve.answer_log import ServerLog
 from vl2.serve.api_errors import ApiError
 from vl2.serve.backend import Answers, Backend, GenerationRequest
 from vl2.serve.decoders import Decoders
+from vl2.serve.grammars import GrammarChecker
 from vl2.serve.images import ImageLoader, LoadedImages
 from vl2.serve.memory import trim_memory
 from vl2.serve.settings import ServerSettings
@@ -81,6 +84,7 @@ class Service:
         self.kept_bytes = FairSemaphore(settings.max_kept_bytes)
         self._threads = ThreadPoolExecutor(NUM_TOKENIZING, thread_name_prefix="vl2-tokenize")
         self._loader = ImageLoader(settings, backend.processor, needs_whole=backend.needs_images)
+        self._grammars = GrammarChecker(self.decoders)
         self._preparing: set[asyncio.Task[Any]] = set()
         self._is_aborted = False
         self._memory: asyncio.Task[None] | None = None
@@ -159,6 +163,22 @@ class Service:
             return Prompt(sample=sample, images=loaded.whole if loaded else ())
 
         return await self.run_unless_aborted(prepare())
+
+    async def prepare_constraint(
+        self, constraint: Constraint | None, admission: Admission, *, has_images: bool
+    ) -> None:
+        """Check that the grammars of an answer can be followed, and compile them. Raise UserError if they cannot."""
+        if not isinstance(constraint, JsonSchema | ToolCalls):
+            return
+        grammatical, tokenizer = constraint, self.backend.processor.tokenizer
+
+        async def prepare() -> None:
+            await admission.wait(has_images=has_images)
+            await self._grammars.check(grammatical, admission.client)
+            # The compiled grammar is kept, so that the engine need not wait for it.
+            await self.in_thread(lambda: grammatical.start(tokenizer, 1))
+
+        await self.run_unless_aborted(prepare())
 
     async def prepare_prompts(
         self, prompts: Sequence[str | Sequence[int]], sources: Sequence[str], admission: Admission

@@ -17,7 +17,7 @@ from vl2.serve.schema.base import Lenient, Name, Strict
 from vl2.serve.schema.chat import ChatMessage, read_history
 from vl2.serve.schema.completion import TokenId
 from vl2.serve.schema.tools import ToolChoice, Tools, tool_use
-from vl2.serve.schema.turns import Source, Text, order_turns
+from vl2.serve.schema.turns import MAX_MESSAGES, Source, Text, order_turns
 from vl2.serve.service import Service
 
 router = APIRouter(route_class=IgnoredFieldsRoute)
@@ -28,7 +28,7 @@ class TokenizeRequest(Lenient):
 
     model: Name | None = None
     prompt: Text | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     # An addition to vLLM's fields: each `<image>` in the prompt stands for the next of these.
     images: list[Source] | None = None
     add_special_tokens: Annotated[
@@ -121,7 +121,8 @@ async def image_tiles(body: TilesRequest, request: Request) -> dict[str, Any]:
     sizes = [[(size.width, size.height) for size in message] for message in body.messages]
     if (num_images := sum(map(len, sizes))) > MAX_SIZES:
         raise ApiError(400, f"at most {MAX_SIZES} images can be planned at once, got {num_images}", param="messages")
-    reports = [report.to_dict() for report in TileReport.plan(sizes, service.backend.processor)]
+    planned = await service.in_thread(lambda: TileReport.plan(sizes, service.backend.processor))
+    reports = [report.to_dict() for report in planned]
     return {
         "object": "list",
         "data": reports,

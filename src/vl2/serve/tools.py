@@ -45,7 +45,7 @@ def new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
 
 
-async def prepare_tools(
+async def prepare_form(
     service: Service,
     request: Request,
     admission: Admission,
@@ -57,8 +57,28 @@ async def prepare_tools(
 
     Functions that need not be called are ignored, and named in the header, where the backend calls none, or where
     their description would leave too little of the context. Raise ApiError if a call is required and cannot be had,
-    and for a schema that cannot be followed.
+    and UserError or ApiError for a schema that cannot be followed.
     """
+    has_images = any(turn.images for turn in turns)
+    form = await _prepare_tools(service, request, admission, use, constraint, has_images=has_images)
+    try:
+        await service.prepare_constraint(form.constraint, admission, has_images=has_images)
+    except UserError as error:
+        if form.use is None:
+            raise
+        raise ApiError(400, str(error), param="tools") from None
+    return form
+
+
+async def _prepare_tools(
+    service: Service,
+    request: Request,
+    admission: Admission,
+    use: ToolUse | None,
+    constraint: Constraint | None,
+    *,
+    has_images: bool,
+) -> AnswerForm:
     plain = AnswerForm(use=None, constraint=constraint)
     if use is None:
         return plain
@@ -72,11 +92,11 @@ async def prepare_tools(
     answer = constraint if isinstance(constraint, JsonSchema) else None
 
     def build() -> ToolCalls | None:
-        return None if not use.is_required and _is_too_long(service, use) else ToolCalls(use, answer)
+        return None if not use.is_required and _is_too_long(service, use) else ToolCalls(use, answer, is_checked=False)
 
     async def prepare() -> ToolCalls | None:
-        # This takes a third of a second for the longest lists of functions, so requests take turns for it.
-        await admission.wait(has_images=any(turn.images for turn in turns))
+        # This takes long for the longest lists of functions, so requests take turns for it.
+        await admission.wait(has_images=has_images)
         return await service.in_thread(build)
 
     try:

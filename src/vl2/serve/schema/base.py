@@ -217,7 +217,10 @@ ResponsesFormat = Annotated[PlainText | JsonObject | FlatJsonSchemaFormat, Field
 def constraint_of(
     form: PlainText | JsonObject | JsonSchemaFormat | FlatJsonSchemaFormat | None, *, well_formed_boxes: bool
 ) -> Constraint | None:
-    """Return the constraint of an answer format. Raise UserError if a schema is not supported."""
+    """Return the constraint of an answer format, whose grammar is not checked yet.
+
+    Raise UserError if a schema is no object, or is too deep or too long.
+    """
     schema: dict[str, Any] | None = None
     if isinstance(form, JsonObject):
         schema = {"type": "object"}
@@ -228,5 +231,5 @@ def constraint_of(
     if schema is not None and well_formed_boxes:
         raise ApiError(400, "well_formed_boxes cannot be combined with a JSON format", param="well_formed_boxes")
     if schema is not None:
-        return JsonSchema(schema)
+        return JsonSchema(schema, is_checked=False)
     return WellFormedBoxes() if well_formed_boxes else None

@@ -25,7 +25,7 @@ from vl2.serve.schema.base import (
     WithoutEffect,
 )
 from vl2.serve.schema.tools import ToolChoice, Tools, tool_use
-from vl2.serve.schema.turns import Content, Part, Role, Text, content_of, order_turns, result_content
+from vl2.serve.schema.turns import MAX_MESSAGES, Content, Part, Role, Text, content_of, order_turns, result_content
 
 
 class FunctionCall(Lenient):
@@ -129,7 +129,7 @@ class Prediction(Lenient):
 
 
 class ChatRequest(ConversationRequest):
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = 1

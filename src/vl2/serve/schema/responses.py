@@ -21,7 +21,7 @@ from vl2.serve.schema.base import (
     WithoutEffect,
 )
 from vl2.serve.schema.tools import ToolChoice, Tools, tool_use
-from vl2.serve.schema.turns import Content, Part, Role, Text, content_of, order_turns, result_content
+from vl2.serve.schema.turns import MAX_MESSAGES, Content, Part, Role, Text, content_of, order_turns, result_content
 
 
 class InputMessage(Lenient):
@@ -117,7 +117,7 @@ def _check_background(value: Any) -> Any:
 
 
 class ResponsesRequest(ConversationRequest):
-    input: Text | Annotated[list[Item], Field(min_length=1)]
+    input: Text | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: Text | None = None
     max_output_tokens: Count | None = None
     text: TextOptions | None = None

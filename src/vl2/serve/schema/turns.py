@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Discriminator, Field, Tag
@@ -24,6 +23,7 @@ from vl2.errors import UserError
 from vl2.process.conversation import ImageRef, Piece, Turn
 from vl2.serve.schema.base import Lenient, Unsupported, WithoutEffect
 
+MAX_MESSAGES = 4096  # before answers in a row are joined; checking more would keep other requests waiting
 Text = Annotated[str, Field(max_length=4_000_000)]
 Source = Annotated[str, Field(min_length=1)]
 
@@ -187,16 +187,16 @@ def order_turns(messages: Iterable[tuple[Role, Content]]) -> list[Turn]:
         if role != "user" and any(isinstance(piece, ImageRef) for piece in content):
             raise UserError(f"message {index}: images belong in user messages, not in one of the {role}")
     has_others = any(role != "system" for role, _ in given)
-    turns: list[Turn] = []
+    ordered: list[tuple[Role, list[Piece]]] = []
     for role, content in given:
-        pieces = (content,) if isinstance(content, str) else tuple(content)
-        before = turns[-1].role if turns else None
+        pieces: list[Piece] = [content] if isinstance(content, str) else list(content)
+        before = ordered[-1][0] if ordered else None
         if role == "system" and (before not in (None, "system") or not has_others):
-            turns.append(Turn(role="user", pieces=pieces))
+            ordered.append(("user", pieces))
         elif role == "assistant" and before == "assistant":
-            turns[-1] = replace(turns[-1], pieces=(*turns[-1].pieces, *pieces))
+            ordered[-1][1].extend(pieces)
         else:
             if role == "assistant" and before != "user":
-                turns.append(Turn(role="user", pieces=()))
-            turns.append(Turn(role=role, pieces=pieces))
-    return turns
+                ordered.append(("user", []))
+            ordered.append((role, pieces))
+    return [Turn(role=role, pieces=tuple(pieces)) for role, pieces in ordered]
