@@ -15,16 +15,20 @@ import shutil
 import sys
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from vl2.checkpoint.folder import new_folder
 from vl2.errors import UserError
 
 WEIGHTS = "model.safetensors"
 
 
 def average(before: Path, after: Path, share: float, to: Path) -> None:
-    """Write the average of two checkpoints. UserError unless both hold the same tensors in one file each."""
+    """Write the average of two checkpoints, whole or not at all.
+
+    UserError unless both hold the same tensors, none of them quantized, in one file each.
+    """
     if not 0 <= share <= 1:
         raise UserError(f"--share must be from 0 to 1, got {share:g}")
     for folder in (before, after):
@@ -32,6 +36,15 @@ def average(before: Path, after: Path, share: float, to: Path) -> None:
             raise UserError(f"{folder} has no {WEIGHTS}")
     if to.exists():
         raise UserError(f"{to} is there already: give another folder")
+    try:
+        with new_folder(to) as partial:
+            shutil.copytree(after, partial, dirs_exist_ok=True)
+            _write_average(before, after, share, partial / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot average {before} and {after}: {error}") from None
+
+
+def _write_average(before: Path, after: Path, share: float, path: Path) -> None:
     with safe_open(before / WEIGHTS, "pt") as first, safe_open(after / WEIGHTS, "pt") as second:
         names = sorted(second.keys())
         if names != sorted(first.keys()):
@@ -41,10 +54,10 @@ def average(before: Path, after: Path, share: float, to: Path) -> None:
             old, new = first.get_tensor(name), second.get_tensor(name)
             if old.shape != new.shape:
                 raise UserError(f"{name} is {list(old.shape)} in {before} and {list(new.shape)} in {after}")
+            if not (old.is_floating_point() and new.is_floating_point()):
+                raise UserError(f"{name} is {old.dtype} and {new.dtype}: average before quantizing")
             averaged[name] = old.float().lerp(new.float(), share).to(new.dtype)
-        metadata = second.metadata()
-    shutil.copytree(after, to)
-    save_file(averaged, to / WEIGHTS, metadata=metadata)
+        save_file(averaged, path, metadata=second.metadata())
 
 
 def main() -> int:

@@ -75,12 +75,22 @@ class Figure:
         return f"{self.low:.1f} to {self.high:.1f}"
 
 
-def held_out_figures(path: Path) -> Iterator[Figure]:
-    """Yield the figures of a held-out.json that the card has."""
-    for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-        if row["task"] in HELD_OUT:
-            label = HELD_OUT[row["task"]]
-            yield Figure(label=label, count=row["count"], percent=row["figure"], low=row["low"], high=row["high"])
+def held_out_figures(path: Path) -> list[Figure]:
+    """Return the figures of a held-out.json that the card has. UserError if it is damaged or something else."""
+    try:
+        return [
+            Figure(
+                label=HELD_OUT[row["task"]],
+                count=int(row["count"]),
+                percent=float(row["figure"]),
+                low=float(row["low"]),
+                high=float(row["high"]),
+            )
+            for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
+            if row["task"] in HELD_OUT
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not what experiments.nano.held_out writes: {error!r}") from None
 
 
 def score_figures(folder: Path) -> Iterator[Figure]:

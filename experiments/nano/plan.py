@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from experiments.nano.warm_up.recipe import TileOptions, WarmUpOptions, WarmUpRe
 from vl2.errors import UserError
 from vl2.files import read_toml
 from vl2.train.recipe import Compute, ModelOptions, Recipe, recipe_from
-from vl2.train.toml_file import from_table
+from vl2.train.stage import Stage
+from vl2.train.toml_file import from_table, refuse_unknown
 
 REFERENCE_CORE_HOURS = 10  # for which the recipe's learning rates are
 UPDATE_SHARE = 0.25  # of the cost of a step at the recipe's batch
@@ -21,6 +23,7 @@ SAVED_EVERY_CORE_S = 360
 LEAST_WORKERS = 2  # threads that prepare packs, which are idle most of the time on a CPU
 TOLD_APART = "text"  # the category that has no pictures and a group of its own in a mixture
 DATA, INDEX = "data", "data.toml"
+TAKEN = (DATA, "export", "drawing")  # what a run has under these names is no stage
 INPUTS = "{inputs}"  # in a setting: the folder of inputs
 
 
@@ -49,6 +52,16 @@ class StageEntry:
     train: Mapping[str, Any] = field(default_factory=dict)
     warm_up: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name) or self.name in TAKEN:
+            others = " or ".join(TAKEN)
+            raise UserError(f"a stage's name must be letters, digits, '-' and '_', not {others}, got {self.name!r}")
+        numbers = {"share": self.share, "core_seconds_per_step": self.core_seconds_per_step}
+        numbers |= {f"data.{name}": share for name, share in self.data.items()}
+        for name, number in numbers.items():
+            if not number > 0:
+                raise UserError(f"stage {self.name}: {name} must be positive, got {number:g}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecipe:
@@ -62,6 +75,10 @@ class RunRecipe:
     stages: tuple[StageEntry, ...]
     model: Mapping[str, str] = field(default_factory=lambda: {"name": "nano", "init": "random"})
     """what the first stage starts from, as in the recipe of `vl2 train`"""
+
+    def __post_init__(self) -> None:
+        if not self.reuse > 0:
+            raise UserError(f"reuse must be positive, got {self.reuse:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,25 +117,65 @@ class Size:
 
 def read_run(path: Path) -> RunRecipe:
     """Read the recipe of a whole run. UserError in one line for whatever is wrong with it."""
-    table = dict(read_toml(path))
-    sources = {name: dict(entry) for name, entry in dict(table.pop("source", {})).items()}
-    for entry in sources.values():
-        entry["folder"] = entry.pop("from", "")
-    stages = table.pop("stage", [])
+    table = read_toml(path)
     try:
-        return RunRecipe(
-            **table,
-            sources={name: SourceEntry(**entry) for name, entry in sources.items()},
-            stages=tuple(StageEntry(**entry) for entry in stages),
+        sources, stages = _table(table.pop("source", {}), "source"), table.pop("stage", [])
+        if not isinstance(stages, list):
+            raise UserError(f"stage must be a list of tables, got {stages!r}")
+        return replace(
+            from_table(RunRecipe, {**table, "sources": {}, "stages": []}),
+            sources={name: _source(entry, f"source.{name}") for name, entry in sources.items()},
+            stages=tuple(_stage(entry, f"stage[{number}]") for number, entry in enumerate(stages)),
         )
-    except (KeyError, TypeError) as error:
+    except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where} must be a table, got {value!r}")
+    return dict(value)
+
+
+def _source(value: Any, where: str) -> SourceEntry:
+    table = _table(value, where)
+    settings = _table(table.pop("settings", {}), f"{where}.settings")
+    if "from" in table:
+        table["folder"] = table.pop("from")
+    entry = replace(from_table(SourceEntry, table, where), settings=settings)
+    if bool(entry.draw) == bool(entry.convert):
+        raise UserError(f"{where} must have either draw or convert")
+    for name, number in (("tokens", entry.tokens), ("most", entry.most)):
+        if number is not None and number < 1:
+            raise UserError(f"{where}.{name} must be at least 1, got {number}")
+    return entry
+
+
+def _stage(value: Any, where: str) -> StageEntry:
+    """Make a stage, and check its tables with numbers in place of those that follow from the budget."""
+    table = _table(value, where)
+    train, warm_up = (_table(table.pop(name, {}), f"{where}.{name}") for name in ("train", "warm_up"))
+    entry = replace(from_table(StageEntry, table, where), train=train, warm_up=warm_up)
+    if bool(train) == bool(warm_up) or bool(train) != bool(entry.data):
+        raise UserError(f"{where} must have either train and data, or warm_up")
+    refuse_unknown(train, ("stage", "auxiliary_loss"), f"{where}.train")
+    refuse_unknown(warm_up, ("tiles", "options"), f"{where}.warm_up")
+    if train:
+        inside = f"{where}.train.stage"
+        planned: dict[str, Any] = {"name": entry.name, "num_steps": 1, "warmup_steps": 0}
+        from_table(Stage, {**_table(train.get("stage"), inside), **planned}, inside)
+    else:
+        inside = f"{where}.warm_up"
+        tiles, options = (_table(warm_up.get(name), f"{inside}.{name}") for name in ("tiles", "options"))
+        from_table(TileOptions, {**tiles, "inputs": ""}, f"{inside}.tiles")
+        from_table(WarmUpOptions, {**options, "num_steps": 1}, f"{inside}.options")
+    return entry
 
 
 def batch_size(run: RunRecipe, stage: StageEntry, core_hours: float) -> int:
     """Return the packs of a step, or the tiles of a warm-up, which are the same at every budget."""
     if stage.warm_up:
-        return int(stage.warm_up["options"]["batch_size"])
+        return int(stage.warm_up["options"].get("batch_size", WarmUpOptions.batch_size))
     scale: float = (core_hours / REFERENCE_CORE_HOURS) ** run.batch_power
     given: int = stage.train["stage"]["batch_size"]
     return max(2, round(given * scale))
@@ -139,8 +196,11 @@ def num_steps(run: RunRecipe, stage: StageEntry, core_hours: float) -> int:
 
 def make_plans(run: RunRecipe, core_hours: float, where: Where) -> list[StagePlan]:
     """Return the stages in order; each starts from the one before, the first from the recipe's model."""
-    if not core_hours > 0:
+    if not 0 < core_hours < math.inf:
         raise UserError(f"the budget must be a positive number of core-hours, got {core_hours:g}")
+    names = [stage.name for stage in run.stages]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"a recipe must have stages, each of another name, got {', '.join(names) or 'none'}")
     plans = list[StagePlan]()
     for number, stage in enumerate(run.stages):
         model = {"name": str(plans[-1].export)} if plans else dict(run.model)
@@ -198,7 +258,7 @@ def _train(run: RunRecipe, stage: StageEntry, size: Size, model: dict[str, str],
         "run": {"folder": str(where.to / stage.name), "save_every_steps": _save_every(stage), "keep": 2},
     }
     if "auxiliary_loss" in stage.train:
-        table["auxiliary_loss"] = dict(stage.train["auxiliary_loss"])
+        table["auxiliary_loss"] = stage.train["auxiliary_loss"]
     return recipe_from(table)
 
 

@@ -71,6 +71,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 def write_progress(folder: Path, plans: Sequence[StagePlan], current: str) -> str:
     """Return the table of all stages, and keep it in the folder."""
+    text = progress_table(folder, plans, current)
+    (folder / PROGRESS).write_text(text, encoding="utf-8")
+    return text
+
+
+def progress_table(folder: Path, plans: Sequence[StagePlan], current: str) -> str:
+    """Return the table of all stages, with a mark at the current one."""
     hours = read_hours(folder)
     rows = [f"{'stage':12} {'step':>13} {'core-hours':>10}   so far"]
     rows.append(_row(DRAWING, "", hours, "", current))
@@ -81,10 +88,7 @@ def write_progress(folder: Path, plans: Sequence[StagePlan], current: str) -> st
         told = "  ".join(part for part in (said, summary(lines)) if part)
         rows.append(_row(plan.name, f"{done:,} / {plan.num_steps:,}", hours, told, current))
     rows.append(f"{'all':12} {'':>13} {sum(hours.values()) / 3600:10.2f}")
-    text = "\n".join(rows)
-    if folder.is_dir():
-        (folder / PROGRESS).write_text(text + "\n", encoding="utf-8")
-    return text + "\n"
+    return "\n".join(rows) + "\n"
 
 
 def _row(name: str, step: str, hours: dict[str, float], told: str, current: str) -> str:

@@ -42,4 +42,31 @@ def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
         average(one, one, 0.5, one)
     with pytest.raises(UserError, match="has no"):
         average(one, tmp_path / "none", 0.5, tmp_path / "z")
-    assert not (tmp_path / "z").exists()
+    codes = checkpoint(tmp_path / "d", w=torch.zeros(2, dtype=torch.int8))
+    with pytest.raises(UserError, match=r"w is torch\.int8 and torch\.int8: average before quantizing"):
+        average(codes, codes, 0.5, tmp_path / "z")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c", "d"]
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    one, other = (checkpoint(tmp_path / name, w=torch.zeros(2)) for name in "ab")
+    for content in (b"", (one / WEIGHTS).read_bytes()[:-1]):
+        (other / WEIGHTS).write_bytes(content)
+        with pytest.raises(UserError, match=r"cannot average .*a and .*b: .*deserializing"):
+            average(one, other, 0.5, tmp_path / "z")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_is_left_of_a_copy_that_fails(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object, path: Path, **__: object) -> None:
+        path.touch()
+        raise error
+
+    one = checkpoint(tmp_path / "a", w=torch.zeros(2))
+    monkeypatch.setattr("experiments.nano.average.save_file", fail)
+    with pytest.raises((UserError, KeyboardInterrupt), match=r"cannot average .* No space left on device|^$"):
+        average(one, one, 0.5, tmp_path / "z")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
-from experiments.nano.card_figures import CARD, HELD_OUT, PAGE, SCORES, Figure, in_card, in_page
+from experiments.nano.card_figures import CARD, HELD_OUT, PAGE, SCORES, Figure, held_out_figures, in_card, in_page
 from vl2.errors import UserError
 
 NUMBERS = re.compile(r"[\d.]+")
@@ -33,3 +35,20 @@ def test_a_figure_without_a_row_is_an_error() -> None:
     figure = replace(FIGURE, label="Sheet music")
     with pytest.raises(UserError, match="“Sheet music” must stand in one row, not in 0"):
         in_page(PAGE.read_text(encoding="utf-8"), figure)
+
+
+def test_the_figures_of_an_evaluation_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "held-out.json"
+    row = {"task": "count", "title": "Count", "count": 40, "figure": 55.0, "low": 40, "high": 70.5, "mark": None}
+    path.write_text(json.dumps({"rows": [row, {**row, "task": "another"}]}), encoding="utf-8")
+    assert held_out_figures(path) == [Figure(label=HELD_OUT["count"], count=40, percent=55.0, low=40.0, high=70.5)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"rows": [{"ta', '{"a": 1}', "[]", '{"rows": 1}', '{"rows": [{"task": "count"}]}']
+)
+def test_a_file_of_figures_that_is_cut_off_or_wrong_is_an_error(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "held-out.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"held-out\.json is not what experiments\.nano\.held_out writes"):
+        held_out_figures(path)

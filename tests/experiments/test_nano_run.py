@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from experiments.nano.plan import (
     read_run,
 )
 from experiments.nano.progress import CoreSeconds, read_hours, summary
-from experiments.nano.run import NanoRun
+from experiments.nano.run import SETTINGS, NanoRun, main
 from experiments.nano.warm_up.recipe import WarmUpRecipe
 from tests.experiments.nano_inputs import write_inputs
 from vl2.curate.stage_recipe import read_recipe
@@ -158,6 +159,87 @@ def test_an_unknown_source_and_a_budget_of_nothing_are_refused(recipe: RunRecipe
         make_plans(replace(recipe, stages=(first,)), 2, where(tmp_path))
 
 
+TEXT = RECIPE.read_text(encoding="utf-8")
+WITHOUT_STAGES, STAGES = TEXT[: TEXT.index("[[stage]]")], TEXT[TEXT.index("[[stage]]") :]
+WITHOUT_SOURCES = TEXT[: TEXT.index("[source.")]
+
+
+def command(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str = TEXT, *options: str) -> int:
+    """Run the command line on a recipe of this text."""
+    (folder / "recipe.toml").write_text(text, encoding="utf-8")
+    places = ["--inputs", str(folder / "inputs"), "--to", str(folder / "run")]
+    monkeypatch.setattr(sys, "argv", ["run", str(folder / "recipe.toml"), *places, "--budget", "2", *options])
+    return main()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (TEXT.replace("reuse = 1.5", "reuse = 0"), "reuse must be positive, got 0"),
+        (TEXT.replace("tokens = 290", "tokens = 0"), "source.passages.tokens must be at least 1, got 0"),
+        (TEXT.replace("tokens = 290", ""), "source.passages.tokens is missing"),
+        (TEXT.replace("most = 2000", "most = 0"), "source.given_photographs.most must be at least 1, got 0"),
+        (TEXT.replace('convert = "easy_vqa"', ""), "source.easy_vqa must have either draw or convert"),
+        (WITHOUT_SOURCES + "source = 3\n" + STAGES, "source must be a table, got 3"),
+        (WITHOUT_SOURCES + "source = {line = 3}\n" + STAGES, "source.line must be a table, got 3"),
+        (
+            TEXT.replace("per_step = 2.8", "per_step = 0"),
+            "stage language: core_seconds_per_step must be positive, got 0",
+        ),
+        (TEXT.replace("share = 0.07", 'share = "x"'), "stage[0].share must be a number, got 'x'"),
+        (TEXT.replace("told = 0.6", "told = 0"), "stage language: data.told must be positive, got 0"),
+        (TEXT.replace("batch_size = 4, ", "", 1), "stage[0].train.stage.batch_size is missing"),
+        (TEXT.replace('schedule = "cosine", ', "", 1), "stage[0].train.stage.schedule is missing"),
+        (TEXT.replace("stage = {", "stag = {", 1), "unknown key stage[0].train.stag: did you mean stage?"),
+        (TEXT.replace("num_chinese = 2500", "num_chinese = 0.5"), "warm_up.tiles.num_chinese must be a whole number"),
+        (TEXT.replace("[stage.warm_up]", "[stage.train]"), "must have either train and data, or warm_up"),
+        (TEXT.replace('name = "alignment"', 'name = "language"'), "got language, reading, language, pretraining"),
+        (TEXT.replace('name = "fine-tuning"', 'name = "../tuning"'), "got '../tuning'"),
+        (TEXT.replace('name = "fine-tuning"', 'name = "data"'), "not data or export or drawing, got 'data'"),
+        (WITHOUT_STAGES, "a recipe must have stages, each of another name, got none"),
+        (WITHOUT_SOURCES + "stage = 3", "stage must be a list of tables, got 3"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_is_refused_in_one_line_before_anything_is_written(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, tmp_path, text) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("nano: ")
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        *((f"--budget={text}", f"core-hours, got {text}") for text in ("nan", "inf", "0", "-1")),
+        ("--ranks=0", "--ranks must be at least 1, got 0"),
+    ],
+)
+def test_a_budget_and_ranks_that_cannot_be_are_refused_before_anything_is_written(
+    option: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_manifest(write_inputs(tmp_path / "inputs"))
+    assert command(monkeypatch, tmp_path, TEXT, option) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_status_is_by_the_budget_of_the_run_and_changes_nothing(
+    recipe: RunRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {SETTINGS: '{"core_hours": 10}', "progress.txt": "as it was", "hours.json": '{"language": 7200}'}
+    (tmp_path / "run").mkdir()
+    for name, text in files.items():
+        (tmp_path / "run" / name).write_text(text, encoding="utf-8")
+    assert command(monkeypatch, tmp_path, TEXT, "--status") == 0
+    said = capsys.readouterr().out
+    assert f"0 / {make_plans(recipe, 10, where(tmp_path))[0].num_steps:,}       2.00" in said
+    assert {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "run").iterdir()} == files
+
+
 class Recorded(NanoRun):
     """A run whose commands are noted, not run; one of them may fail."""
 
@@ -167,8 +249,9 @@ class Recorded(NanoRun):
             file.write(f"{name} {'--resume' in arguments}\n")
         for plan in self.plans:
             if plan.name == name:
-                if name == "alignment" and not (plan.folder / "checkpoints").is_dir():
-                    (plan.folder / "checkpoints/step-00000005").mkdir(parents=True)
+                if name == "alignment" and not plan.folder.is_dir():
+                    plan.folder.mkdir()
+                    (plan.folder / "metrics.jsonl").touch()  # and no checkpoint
                     raise UserError("killed")
                 plan.export.mkdir(parents=True)
                 (plan.export / "config.json").write_text(name, encoding="utf-8")
@@ -178,28 +261,90 @@ def recorded(recipe: RunRecipe, folder: Path, budget: float = 2) -> Recorded:
     return Recorded(recipe=recipe, where=where(folder), core_hours=budget, ranks=2)
 
 
-def test_a_run_goes_on_where_it_was_killed(recipe: RunRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_on_where_it_was_killed(recipe: RunRecipe, tmp_path: Path) -> None:
+    """Each stage is given --resume, which `vl2 train` wants where there are metrics, be there a checkpoint or not."""
     write_manifest(write_inputs(tmp_path / "inputs"))
     (tmp_path / "run/data").mkdir(parents=True)
-    newest = "experiments.nano.run.newest_checkpoint"
-    monkeypatch.setattr(newest, lambda folder: next(folder.glob("checkpoints/*"), None))
     with pytest.raises(UserError, match="killed"):
         recorded(recipe, tmp_path).go()
     recorded(recipe, tmp_path).go()
     assert (tmp_path / "run/done.txt").read_text(encoding="utf-8").splitlines() == [
         "drawing False",
-        "language False",
-        "reading False",
-        "alignment False",
+        "language True",
+        "reading True",
         "alignment True",
-        "pretraining False",
-        "fine-tuning False",
+        "alignment True",
+        "pretraining True",
+        "fine-tuning True",
     ]
     assert (tmp_path / "run/export/config.json").read_text(encoding="utf-8") == "fine-tuning"
     with pytest.raises(UserError, match=r"was begun with .*give the same, or another folder"):
         recorded(recipe, tmp_path, budget=10).go()
     with pytest.raises(UserError, match=r"was begun with .*give the same, or another folder"):
         recorded(replace(recipe, seed=recipe.seed + 1), tmp_path).go()
+
+
+def test_a_run_is_gone_on_with_by_what_it_was_begun_with(recipe: RunRecipe, tmp_path: Path) -> None:
+    write_manifest(write_inputs(tmp_path / "inputs"))
+    run = recorded(recipe, tmp_path)
+    run._keep_settings()
+    path = tmp_path / "run" / SETTINGS
+    written = path.read_bytes()
+    run._keep_settings()
+    for other, named in (
+        (replace(run, core_hours=10), r"core_hours 2\.0"),
+        (replace(run, recipe=replace(recipe, seed=5)), "seed 1"),
+        (replace(run, recipe=replace(recipe, reuse=9.0)), r"recipe_sha256 \w{64}"),
+        (replace(run, where=replace(run.where, compute="float32")), "compute bfloat16"),
+    ):
+        with pytest.raises(UserError, match=rf"run was begun with {named}: give the same, or another folder"):
+            other._keep_settings()
+    (tmp_path / "inputs/text/more.txt").touch()
+    write_manifest(tmp_path / "inputs")
+    with pytest.raises(UserError, match=r"run was begun with inputs_sha256 \w{64}: give"):
+        run._keep_settings()
+    assert path.read_bytes() == written
+
+
+def test_a_run_goes_on_whose_settings_are_of_an_older_version(recipe: RunRecipe, tmp_path: Path) -> None:
+    write_manifest(write_inputs(tmp_path / "inputs"))
+    (tmp_path / "run").mkdir()
+    older = json.dumps({"core_hours": 2, "seed": 1, "inputs": str(tmp_path / "inputs"), "device": "cpu"})
+    (tmp_path / "run" / SETTINGS).write_text(older, encoding="utf-8")
+    recorded(recipe, tmp_path)._keep_settings()
+    assert (tmp_path / "run" / SETTINGS).read_text(encoding="utf-8") == older
+
+
+@pytest.mark.parametrize("text", ["", '{"core_hou', "[]", '{"seed": 1}', '{"core_hours": "two"}'])
+def test_damaged_settings_are_refused(text: str, recipe: RunRecipe, tmp_path: Path) -> None:
+    write_manifest(write_inputs(tmp_path / "inputs"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / SETTINGS).write_text(text, encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"run\.json is damaged .*: delete it, and the run goes on as this command says"
+    ):
+        recorded(recipe, tmp_path)._keep_settings()
+
+
+def test_a_model_that_is_half_copied_is_not_the_runs(
+    recipe: RunRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_manifest(write_inputs(tmp_path / "inputs"))
+    (tmp_path / "run/data").mkdir(parents=True)
+    (tmp_path / "run/alignment").mkdir()  # so that it is not killed there
+
+    def copy_half(_: Path, to: Path, **__: bool) -> None:
+        to.mkdir(exist_ok=True)
+        (to / "config.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copytree", copy_half)
+    with pytest.raises(KeyboardInterrupt):
+        recorded(recipe, tmp_path).go()
+    monkeypatch.undo()
+    assert not (tmp_path / "run/export").exists()
+    recorded(recipe, tmp_path).go()
+    assert (tmp_path / "run/export/config.json").read_text(encoding="utf-8") == "fine-tuning"
 
 
 def test_inputs_that_are_missing_or_changed_are_an_error_before_anything_runs(
@@ -266,6 +411,15 @@ def begun(recipe: RunRecipe, folder: Path) -> NanoRun:
 def test_a_stage_that_fails_is_told_with_the_end_of_its_log(recipe: RunRecipe, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"language ended with 3; .*language\.log says: no disk"):
         begun(recipe, tmp_path)._call("language", ["-c", "import sys; print('no disk'); sys.exit(3)"])
+
+
+def test_of_the_log_of_a_stage_that_fails_its_own_last_line_is_told(recipe: RunRecipe, tmp_path: Path) -> None:
+    run = begun(recipe, tmp_path)
+    lines = "\n".join(("vl2: 3 steps", "vl2: there are no data", "Root Cause:", "rank 0", "====="))
+    with pytest.raises(UserError, match=r"log says: vl2: there are no data$"):
+        run._call("language", ["-c", f"print({lines!r}); exit(1)"])
+    with pytest.raises(UserError, match=r"log says: a / b / c$"):  # and not what the call before said
+        run._call("language", ["-c", r"print('0\na\nb\nc'); exit(1)"])
 
 
 def test_a_signal_stops_the_stage_and_says_how_to_go_on(recipe: RunRecipe, tmp_path: Path) -> None:
