@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from vl2.bench.machine_limits import MachineLimits, measure_machine, model_matmu
 from vl2.bench.measure import SpeedComparison, TargetResults, compare, print_report, to_dict
 from vl2.bench.protocol import make_image, random_ids
 from vl2.bench.stages import (
+    BenchStage,
     ComputeTypes,
     ModelBytes,
     Sizes,
@@ -37,10 +39,12 @@ from vl2.bench.target import Target, peer_command
 from vl2.checkpoint import LoadOptions, in_place, load_model, save_model
 from vl2.checkpoint.pages import MAPPINGS
 from vl2.checkpoint.random_checkpoint import random_checkpoint, write_random_checkpoint
+from vl2.checkpoint.resolve import built_in_folder
 from vl2.cli.main import run
 from vl2.config import preset
 from vl2.errors import UserError
 from vl2.infer.vlm import load
+from vl2.process.processor import Processor
 from vl2.quant import quantized_matmul
 from vl2.quant.quantize_model import SCHEMES, SchemeName, quantize_model
 
@@ -95,7 +99,6 @@ def test_the_command_measures_itself_and_a_peer_and_writes_all_of_it(
 @pytest.mark.usefixtures("_no_rests")
 def test_every_stage_runs_on_the_built_in_model() -> None:
     from vl2.bench.target import OURS
-    from vl2.checkpoint.resolve import built_in_folder
 
     sizes = Sizes(tiles=1, prompt=20, short=4, long=30, steps=2, rounds=1)
     task = {**LOAD, "model": str(built_in_folder())}
@@ -110,6 +113,28 @@ def test_every_stage_runs_on_the_built_in_model() -> None:
     assert "the machine's limits" in said
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.5, 7.9])
+def test_the_picture_of_the_first_token_has_the_grid_of_its_limit(
+    scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_in = built_in_folder()
+    settings = json.loads((built_in / "processor_config.json").read_text()) | {"image_scale": scale}
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(built_in / name, tmp_path / name)
+    made: list[BenchStage] = []
+
+    def give_up(config: Any, commands: Any, stages: list[BenchStage], *rest: Any, **known: Any) -> None:
+        made.extend(stages)
+        raise UserError("nothing is measured")
+
+    monkeypatch.setattr(bench_run, "compare", give_up)
+    assert run(["bench", "--model", str(tmp_path), "--only", "first-token"]) == 1
+    side = made[0].task["side"]
+    assert Processor.from_folder(tmp_path).choose_grids([[(side, side)]]) == [(2, 2)]
+    assert made[0].name == f"first token, image of {side} x {side}"
+
+
 @pytest.mark.usefixtures("_no_rests")
 @pytest.mark.parametrize("device", CPU_AND_CARD)
 def test_a_device_is_measured_beside_its_own_limits(
@@ -122,7 +147,8 @@ def test_a_device_is_measured_beside_its_own_limits(
     assert said.startswith(f"{name}, 1 threads: reads ")
     assert told["machine"]["device"] == name
     assert told["contestants"][0]["loaded"]["device"].split(":")[0] == device
-    limited = [stage for stage in make_stages(preset("nano"), Sizes.quick()) if stage.work is not None]
+    stages = make_stages(preset("nano"), Sizes.quick(), image_scale=1.5)
+    limited = [stage for stage in stages if stage.work is not None]
     assert len(limited) == 7
     shares = {stage["name"]: stage["share_of_limit"] for stage in told["stages"]}
     for stage in limited:

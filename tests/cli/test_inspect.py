@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Sequence
 
 import pytest
 from PIL import Image
 
+from vl2.checkpoint.resolve import built_in_folder
 from vl2.checkpoint.safetensors_file import read_header
 from vl2.checkpoint.write import quantize_checkpoint
 
@@ -23,7 +25,7 @@ RESOLUTIONS = json.loads((REFERENCE / "processor" / "resolutions.json").read_tex
 CASES = [case for case in RESOLUTIONS["cases"] if case["size"][0] * case["size"][1] < 4_000_000]
 
 
-def flat_picture(size: list[int]) -> bytes:
+def flat_picture(size: Sequence[int]) -> bytes:
     file = io.BytesIO()
     Image.new("L", size).save(file, "PNG", compress_level=1)
     return file.getvalue()
@@ -79,6 +81,33 @@ def test_the_picture_shows_the_canvas_with_its_tiles(vl2, tmp_path):
     with Image.open(path) as picture:
         assert picture.width == 768
         assert picture.height > 768  # the canvas and a line of figures
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (1, 60000), (60000, 1)])
+def test_a_picture_too_thin_to_be_seen_is_said_to_be_and_drawn_as_padding(vl2, tmp_path, size):
+    path = tmp_path / "tiles.png"
+    ran = vl2("inspect", "-", "--draw", path, stdin=flat_picture(size))
+    assert (ran.code, ran.err) == (0, f"vl2: drawn to {path}\n")
+    assert ran.out.splitlines()[2] == "note    the picture is too thin for this model: nothing of it is visible"
+    assert "#" not in ran.out
+    assert path.is_file()
+    assert "too thin" not in vl2("inspect", IMAGES / "dot1x1.png").out
+
+
+def test_the_image_scale_is_shown_where_it_is_not_one(vl2, tmp_path):
+    picture = flat_picture((320, 240))
+    lines = vl2("inspect", "-", stdin=picture).out.splitlines()
+    assert lines[0] == "image   320 x 240 px, tiled like 480 x 360 px (image scale 1.5)"
+    assert lines[2] == "tiles   10 of 168 px: 3 x 3 local tiles + 1 global view"
+    assert json.loads(vl2("inspect", "-", "--json", stdin=picture).out)["image_scale"] == 1.5
+    told = "image scale 1.5: pictures are tiled as if they were so many times as large"
+    shutil.copytree(built_in_folder(), tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors"))
+    for target in ("nano", tmp_path / "copy"):
+        assert told in vl2("inspect", target).out.splitlines()
+        assert json.loads(vl2("inspect", target, "--json").out)["image_scale"] == 1.5
+    for target in ("tiny", TINY):
+        assert "image scale" not in vl2("inspect", target).out
+        assert json.loads(vl2("inspect", target, "--json").out)["image_scale"] == 1
 
 
 def test_a_built_in_image_report_works_without_a_model_named(vl2):

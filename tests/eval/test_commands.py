@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_run_prints_its_figures_and_two_runs_are_compared(tmp_path: Path, caps
     assert all(c["difference"] == 0 and c["p_bootstrap"] == 1 for c in compared)
     code, out, _ = said(capsys, "report", str(tmp_path / "a"), "--json")
     assert [report["items"] for report in json.loads(out)] == [3, 3]
+    # A run of a time when the image scale was not recorded is still read, and may be of another scale.
+    shutil.copytree(tmp_path / "a/presence", tmp_path / "old/presence")
+    identity = tmp_path / "old/presence/run.json"
+    identity.write_text(identity.read_text().replace('"paper, image scale 1.5"', '"paper"'))
+    code, out, _ = said(capsys, "compare", str(tmp_path / "a/presence"), str(tmp_path / "old"), "--json")
+    assert (code, json.loads(out)[0]["difference"]) == (0, 0)
+    assert json.loads(out)[0]["interval"] != [0, 0]
+    assert said(capsys, "report", str(tmp_path / "old"))[0] == 0
 
 
 def test_a_cpu_computes_in_float32_unless_told_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

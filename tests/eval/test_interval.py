@@ -219,6 +219,12 @@ def test_runs_of_two_different_tests_are_refused_in_a_line_that_says_what_differ
 
 def test_two_models_in_one_test_may_be_compared_whatever_else_differs() -> None:
     check_same_test(run_of(), run_of(model="n", weights="v", arithmetic="bfloat16 on cuda", parameters=2, version="1"))
+    check_same_test(run_of(), run_of(tiling="paper, image scale 1.5"))  # the scale belongs to the model
+
+
+def test_runs_of_several_image_scales_differ_in_their_tiling_rule_only() -> None:
+    with pytest.raises(UserError, match="tiling paper and per-image"):
+        check_same_test(run_of(tiling="paper, image scale 1.5"), run_of(tiling="per-image, image scale 1.5"))
 
 
 def test_runs_that_asked_in_other_words_are_refused() -> None:

@@ -14,7 +14,7 @@ from vl2.errors import UserError
 from vl2.eval.choose_items import limited, scan_items
 from vl2.eval.judge import Judge
 from vl2.eval.results import RESULTS, read_parts, read_results, read_run
-from vl2.eval.run_task import EvalOptions, EvalProgress, answers, apply_protocol, run_task
+from vl2.eval.run_task import EvalOptions, EvalProgress, answers, apply_protocol, run_task, tiling_text
 from vl2.eval.task import DataSource, Item, JudgeRule, Protocol, Result, Score, Task, mean_measure, mean_score
 from vl2.eval.task_catalog import find_task
 from vl2.infer.vlm import VLM, load
@@ -116,6 +116,14 @@ def test_another_run_in_the_same_folder_is_refused(nano: VLM, whole: Path) -> No
         run(nano, whole, replace(OPTIONS, limit=5))
     with pytest.raises(UserError, match=r"another run \(task 'count_objects', now 'presence'\)"):
         run(nano, whole, OPTIONS, find_task("presence"))
+
+
+def test_the_same_weights_with_another_image_scale_are_another_run(nano: VLM, whole: Path) -> None:
+    assert read_run(whole).tiling == "paper, image scale 1.5"
+    plain = replace(nano.processor, config=replace(nano.processor.config, image_scale=1.0))
+    with pytest.raises(UserError, match=r"another run \(tiling 'paper, image scale 1.5', now 'paper'\)"):
+        run(VLM(nano.model, plain, folder=nano.folder), whole)
+    assert tiling_text(plain.tiling, 18) == "paper, up to 18 tiles", "as recorded before there was an image scale"
 
 
 def test_two_items_of_one_id_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,12 @@ def test_several_images_are_cropped_by_deepseek_ocr_and_not_by_unlimited_ocr() -
     unlimited = toy_vlm("gundam", "unlimited-ocr").processor
     assert unlimited.choose_grids(sizes) == [(1, 1), (1, 1)]
     assert unlimited.choose_grids([[(2000, 1000)]]) == [(4, 2)]  # the largest with half as many pixels as it has
+
+
+def test_an_image_scale_is_refused_because_it_would_have_no_effect() -> None:
+    processor = toy_vlm("gundam").processor
+    with pytest.raises(UserError, match=r"image_scale is of DeepSeek-VL2: for DeepSeek-OCR it must be 1, got 1\.5"):
+        replace(processor, config=replace(processor.config, image_scale=1.5))
 
 
 def test_a_report_says_what_a_page_becomes() -> None:

@@ -61,6 +61,9 @@ def test_missing_keys_take_the_released_defaults():
         ({"image_scale": True}, "image_scale must be a number"),
         ({"image_scale": 0}, "image_scale must be above 0 and at most 8, got 0"),
         ({"image_scale": 9}, "image_scale must be above 0 and at most 8, got 9"),
+        ({"image_scale": 10**400}, "image_scale is too large a number"),
+        ({"image_mean": [10**400, 0, 0]}, "three numbers"),
+        ({"candidate_resolutions": [[float("inf"), 384]]}, "list of"),
     ],
 )
 def test_values_that_cannot_be_followed_are_refused(changes, why):

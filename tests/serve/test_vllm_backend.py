@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vl2.errors import UserError
 from vl2.infer.vlm import VLM
+from vl2.process.processor import Processor
 from vl2.process.tiling import Tiling
 from vl2.serve.settings import ServerSettings
 from vl2.serve.vllm_backend import VllmBackend
@@ -24,6 +26,12 @@ ANSWER = "<|ref|>cup<|/ref|><|det|>[[0, 0, 500, 999]]<|/det|>"
 
 
 @pytest.fixture
+def processor(nano: VLM) -> Processor:
+    """The built-in model's processor without its image scale, which vLLM does not know."""
+    return replace(nano.processor, config=replace(nano.processor.config, image_scale=1.0))
+
+
+@pytest.fixture
 def fake(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     tokenizer = nano.processor.tokenizer
     made = FakeVllm([*tokenizer.encode(ANSWER), tokenizer.eos_id])
@@ -32,8 +40,8 @@ def fake(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
 
 
 @pytest.fixture
-def live(nano: VLM, fake: FakeVllm) -> Iterator[LiveServer]:
-    backend = VllmBackend(nano.folder, nano.processor, max_context=4096, max_images=16)
+def live(nano: VLM, processor: Processor, fake: FakeVllm) -> Iterator[LiveServer]:
+    backend = VllmBackend(nano.folder, processor, max_context=4096, max_images=16)
     with serving(backend, ServerSettings(name="nano")) as server:
         yield server
 
@@ -66,8 +74,8 @@ def test_vllm_gets_our_prompt_with_one_token_for_each_picture(live: LiveServer, 
     assert fake.arguments["hf_overrides"] == {"architectures": ["DeepseekVLV2ForCausalLM"]}
 
 
-def test_vllm_finds_all_special_tokens_in_its_tokenizer_file(nano: VLM, fake: FakeVllm) -> None:
-    backend = VllmBackend(nano.folder, nano.processor, max_context=64, max_images=1, more={"enforce_eager": True})
+def test_vllm_finds_all_special_tokens_in_its_tokenizer_file(nano: VLM, processor: Processor, fake: FakeVllm) -> None:
+    backend = VllmBackend(nano.folder, processor, max_context=64, max_images=1, more={"enforce_eager": True})
     arguments = vars(backend._arguments)
     assert arguments["enforce_eager"] is True
     folder = Path(arguments["model"])
@@ -119,9 +127,11 @@ def test_what_vllm_cannot_do_is_refused(live: LiveServer, nano: VLM) -> None:
     tiled = nano.processor.with_tiling(Tiling.parse("per-image"))
     with pytest.raises(UserError, match="paper's tiling rule only"):
         VllmBackend(nano.folder, tiled, max_context=4096, max_images=16)
+    with pytest.raises(UserError, match=r"image_scale, which is 1\.5: serve it without --engine vllm"):
+        VllmBackend(nano.folder, nano.processor, max_context=4096, max_images=16)
 
 
-def test_a_missing_vllm_is_said_to_be_missing(nano: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vllm_is_said_to_be_missing(nano: VLM, processor: Processor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "vllm", None)
     with pytest.raises(UserError, match="pip install vllm"):
-        VllmBackend(nano.folder, nano.processor, max_context=4096, max_images=16)
+        VllmBackend(nano.folder, processor, max_context=4096, max_images=16)

@@ -218,8 +218,13 @@ BATCHES = (1, 4, 16)
 GROUPS = ("encode", "prefill", "decode", "first-token", "page", "memory")  # load is always measured
 
 
-def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> list[BenchStage]:
-    """Return the stages for a model in the order of their runs. Raise UserError for an unknown group in `only`."""
+def make_stages(
+    config: ModelConfig, sizes: Sizes, only: Sequence[str] = (), *, image_scale: float = 1.0
+) -> list[BenchStage]:
+    """Return the stages for a model in the order of their runs. `image_scale` is that of its processor.
+
+    Raise UserError for an unknown group in `only`.
+    """
     for group in only:
         if group not in GROUPS:
             raise UserError(f"there is no stage {group}: the stages are {', '.join(GROUPS)}")
@@ -239,8 +244,8 @@ def make_stages(config: ModelConfig, sizes: Sizes, only: Sequence[str] = ()) -> 
         )
 
     is_reader = isinstance(config.vision_config, DeepEncoderConfig)
-    # DeepSeek-VL2 cuts the image into 2 x 2 tiles; a page in mode "base" is one view.
-    side = config.vision_config.image_size * (1 if is_reader else 2)
+    # DeepSeek-VL2 cuts the image into 2 x 2 tiles, also with an image scale; a page in mode "base" is one view.
+    side = config.vision_config.image_size if is_reader else int(config.vision_config.image_size * 2 / image_scale)
     shown = {"side": side}
     view = "page" if is_reader else "tile"
     whole_page = BenchStage(

@@ -65,6 +65,7 @@ class Bench:
         from vl2.bench.stages import Sizes, make_stages
         from vl2.bench.target import OURS, peer_command
         from vl2.infer.vlm import check_machine
+        from vl2.process.preprocess_config import PreprocessConfig
 
         for name in ("threads", "rounds"):
             value = getattr(self, name)
@@ -82,7 +83,8 @@ class Bench:
             raise UserError(f"cannot write {self.out}: it is a folder")
         with self._checkpoint() as checkpoint, _saying(self.output.quiet) as say:
             config = ModelConfig.from_file(checkpoint / "config.json")
-            stages = make_stages(config, sizes, self.only)
+            image_scale = PreprocessConfig.from_file(checkpoint / "processor_config.json").image_scale
+            stages = make_stages(config, sizes, self.only, image_scale=image_scale)
             load_task = {
                 "do": "load",
                 "model": str(checkpoint),

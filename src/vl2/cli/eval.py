@@ -234,7 +234,9 @@ class EvalCompare:
                 second,
                 scale=task.scale,
                 is_mean=task.is_mean,
-                is_same_model=(id_a.weights, id_a.arithmetic) == (id_b.weights, id_b.arithmetic),
+                is_same_model=all(
+                    getattr(id_a, name) == getattr(id_b, name) for name in ("weights", "arithmetic", "tiling")
+                ),
             )
             found.append(
                 {

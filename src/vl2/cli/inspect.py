@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -90,6 +91,7 @@ class Inspect:
         from vl2.checkpoint.machine_memory import parse_bytes
         from vl2.checkpoint.model_size import ModelSize
         from vl2.checkpoint.quantization_config import QuantizationConfig
+        from vl2.checkpoint.resolve import BUILT_IN, built_in_folder
         from vl2.cli.memory_report import MemoryReport, print_size
 
         if self.draw is not None:
@@ -104,6 +106,7 @@ class Inspect:
             if source.revision is not None:
                 raise UserError(f"--revision is for hub ids, and {self.target} is built in")
             config, record = preset(self.target), None
+            folder = built_in_folder() if self.target == BUILT_IN else None
         else:
             folder = replace(source, model=self.target).locate(quiet=self.output.quiet, needs_weights=False)
             config = ModelConfig.from_file(folder / "config.json")
@@ -111,10 +114,21 @@ class Inspect:
         own = config.language_config.max_position_embeddings
         if self.context is not None and self.context > own:
             raise UserError(f"--context must be at most {own}, the model's own, got {self.context}")
+        image_scale = 1.0 if folder is None else _image_scale(folder, config)
         size = ModelSize.of(config)
         report = MemoryReport.of(self.target, config, record, context=self.context, cache=self.cache, bound=bound)
         if self.output.json:
-            print_json({**size.to_dict(), **report.to_dict()})
+            print_json({**size.to_dict(), "image_scale": image_scale, **report.to_dict()})
         else:
             print_size(size, sys.stdout)
+            if image_scale != 1:
+                print(f"image scale {image_scale}: pictures are tiled as if they were so many times as large")
             report.print(sys.stdout)
+
+
+def _image_scale(folder: Path, config: ModelConfig) -> float:
+    """Return the image scale of a checkpoint, which is 1 without a processor_config.json and for DeepSeek-OCR."""
+    from vl2.process.preprocess_config import PreprocessConfig
+
+    file = folder / "processor_config.json"
+    return PreprocessConfig.from_file(file).image_scale if config.kind == "DeepSeek-VL2" and file.is_file() else 1.0

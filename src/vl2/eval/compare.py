@@ -57,7 +57,7 @@ _MUST_MATCH = {
     "whole": "--whole",
     "limit": "--limit",
     "seed": "seed of the sample",
-    "tiling": "tiling",
+    "tiling_rule": "tiling",
     "max_new_tokens": "--max-new-tokens",
     "judge": "judge",
     "data": "data (hash of the items)",

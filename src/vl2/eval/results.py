@@ -20,6 +20,7 @@ from vl2.resumable_log import ResumableLog, json_line
 
 RESULTS = "results.jsonl"
 RUN = "run.json"
+IMAGE_SCALE = ", image scale "  # in `RunId.tiling`, before the scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,7 @@ class RunId:
     limit: int | None
     split: str | None
     max_new_tokens: int
-    tiling: str  # the rule, and the tiles allowed
+    tiling: str  # the rule, the tiles allowed, and the model's image scale if it is not 1
     arithmetic: str  # type and device
     parameters: int  # of the model
     judge: str | None  # model and endpoint; None if no answer is judged yet
@@ -47,6 +48,11 @@ class RunId:
     whole: bool = False  # whether items kept for training are included
     left_out: Mapping[str, int] = field(default_factory=dict)  # the number of items not asked, by reason
     is_subset: bool = False  # whether a limit or left-out items make it a part of the benchmark
+
+    @property
+    def tiling_rule(self) -> str:
+        """The tiling without the image scale, which is a property of the model and not of the test."""
+        return self.tiling.partition(IMAGE_SCALE)[0]
 
 
 def open_run(folder: Path, run: RunId) -> None:

@@ -22,7 +22,17 @@ from vl2.errors import UserError
 from vl2.eval.choose_items import ChosenItems, check_whole, choose, scan_items
 from vl2.eval.judge import Judge, judge_results
 from vl2.eval.published import released_size
-from vl2.eval.results import RESULTS, ResultLog, RunId, open_run, read_parts, read_results, record_judge, write_results
+from vl2.eval.results import (
+    IMAGE_SCALE,
+    RESULTS,
+    ResultLog,
+    RunId,
+    open_run,
+    read_parts,
+    read_results,
+    record_judge,
+    write_results,
+)
 from vl2.eval.score import SCORER_VERSION
 from vl2.eval.task import REFUSED, DataSource, Item, Protocol, Result, Task
 from vl2.infer.generate import generate
@@ -214,7 +224,7 @@ def _run_identity(
         limit=options.limit,
         split=chosen.source.split,
         max_new_tokens=protocol.max_new_tokens,
-        tiling=tiling_text(processor.tiling, processor.max_tiles),
+        tiling=tiling_text(processor.tiling, processor.max_tiles, processor.config.image_scale),
         arithmetic=_arithmetic_text(vlm),
         parameters=count_parameters(vlm.model.config),
         judge=judge.name if judge is not None else None,
@@ -229,9 +239,11 @@ def _run_identity(
     )
 
 
-def tiling_text(tiling: Tiling, max_tiles: int | None) -> str:
+def tiling_text(tiling: Tiling, max_tiles: int | None, image_scale: float = 1.0) -> str:
     """Return the tiling settings as text for the run's id."""
-    return f"{tiling}" if max_tiles is None else f"{tiling}, up to {max_tiles} tiles"
+    tiles = "" if max_tiles is None else f", up to {max_tiles} tiles"
+    scale = "" if image_scale == 1 else f"{IMAGE_SCALE}{image_scale}"
+    return f"{tiling}{tiles}{scale}"
 
 
 def _arithmetic_text(vlm: VLM) -> str:

@@ -72,7 +72,7 @@ class TileCutter:
 def make_cutter(kind: ModelKind, config: PreprocessConfig, tiling: Tiling, max_tiles: int | None) -> Cutter:
     """Return the cutter of a model. `max_tiles` replaces the model's own limit.
 
-    Raise UserError if the model does not have the tiling rule.
+    Raise UserError if the model does not have the tiling rule, or has no image scale and the config has one.
     """
     if kind == "DeepSeek-VL2":
         if tiling.rule in PAGE_MODES:
@@ -87,6 +87,8 @@ def make_cutter(kind: ModelKind, config: PreprocessConfig, tiling: Tiling, max_t
             side=config.tokens_per_side,
             image_scale=config.image_scale,
         )
+    if config.image_scale != 1:
+        raise UserError(f"image_scale is of DeepSeek-VL2: for {kind} it must be 1, got {config.image_scale}")
     if tiling.rule == "per-image" or tiling.rule == "budget":
         modes = ", ".join(PAGE_RULES[kind].view_px)
         raise UserError(f"tiling {tiling} is of DeepSeek-VL2: {kind} has paper and the modes {modes}")

@@ -99,7 +99,7 @@ class PreprocessConfig:
                 raise UserError(f"processor_config.json has no {key}: is this a DeepSeek-VL2 checkpoint?")
         try:
             canvases = tuple((int(width), int(height)) for width, height in values["candidate_resolutions"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError("candidate_resolutions must be a list of [width, height]") from None
         filled = {key: values.get(key, default) for key, default in _DEFAULTS.items()}
         return cls(
@@ -150,13 +150,16 @@ class PreprocessConfig:
 def _number(value: Any, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{key} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        raise UserError(f"{key} is too large a number") from None
 
 
 def _three(values: Any, key: str) -> tuple[float, float, float]:
     try:
         red, green, blue = (float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{key} must be three numbers, got {values!r}") from None
     if key == "image_std" and min(red, green, blue) <= 0:
         raise UserError(f"image_std must be positive, got {values!r}")

@@ -12,7 +12,7 @@ from vl2.errors import UserError
 from vl2.grid import UNTILED, Grid, ImageLayout
 from vl2.process.pixels import Canvas, draw_canvas, fit_inside
 from vl2.process.processor import Processor
-from vl2.process.tiling import Size
+from vl2.process.tiling import Size, scaled
 
 DIAGRAM_COLUMNS, DIAGRAM_ROWS = 6, 3  # characters of the diagram per tile
 LINE, PICTURE_EDGE = "#D55E00", "#0072B2"
@@ -26,10 +26,11 @@ class TileReport:
     drawn_on: Canvas  # the canvas that the tiles are cut from, or without tiles that of the overview
     overview: Canvas | None  # canvas of an overview that is encoded separately, or None
     grid: Grid
-    resized: Size  # size of the picture on the canvas
+    resized: Size  # size of the picture on the canvas; a side of a very thin picture is 0
     offset: Size
     layout: ImageLayout
     padding_color: tuple[int, int, int]
+    image_scale: float  # the grid is chosen as for an image so many times as large
 
     @classmethod
     def of(cls, image: Image.Image, processor: Processor) -> TileReport:
@@ -63,6 +64,7 @@ class TileReport:
             offset=offset,
             layout=processor.cutter.layout,
             padding_color=processor.config.padding_color,
+            image_scale=processor.config.image_scale,
         )
 
     @property
@@ -73,11 +75,17 @@ class TileReport:
     def tile_px(self) -> int:
         return self.drawn_on.view_px
 
+    @property
+    def is_visible(self) -> bool:
+        """Whether the model sees anything of the picture."""
+        return min(self.resized) > 0
+
     def to_dict(self) -> dict[str, Any]:
         layout, grid = self.layout, self.grid
         overview = layout.num_overview_tokens
         return {
             "size": list(self.size),
+            "image_scale": self.image_scale,
             "canvas": list(self.canvas),
             "grid": list(self.grid),
             "resized": list(self.resized),
@@ -98,11 +106,15 @@ class TileReport:
             cut = f"{columns} x {rows} local tiles + 1 global view"
             cut = "1 tile, seen as both views" if self.grid == UNTILED else cut
             views = f"tiles   {values['tiles_encoded']} of {self.tile_px} px: {cut}"
+        hidden = (
+            () if self.is_visible else ("note    the picture is too thin for this model: nothing of it is visible",)
+        )
         return "\n".join(
             (
-                f"image   {self.size[0]} x {self.size[1]} px",
+                f"image   {self.size[0]} x {self.size[1]} px{self._about_scale()}",
                 f"canvas  {self.canvas[0]} x {self.canvas[1]} px, the picture {self.resized[0]} x {self.resized[1]}"
                 f" at ({self.offset[0]}, {self.offset[1]})",
+                *hidden,
                 views,
                 f"tokens  {values['visual_tokens']}: {values['global_tokens']} global + 1 separator"
                 f" + {values['local_tokens']} local",
@@ -110,6 +122,12 @@ class TileReport:
                 *self.diagram(),
             )
         )
+
+    def _about_scale(self) -> str:
+        if self.image_scale == 1:
+            return ""
+        width, height = scaled(self.size, self.image_scale)
+        return f", tiled like {width} x {height} px (image scale {self.image_scale})"
 
     def diagram(self) -> list[str]:
         """Return lines that show the grid in characters: '#' for the picture, '.' for padding."""
@@ -137,7 +155,8 @@ class TileReport:
         pen = ImageDraw.Draw(canvas)
         font = ImageFont.load_default(size=max(12, self.tile_px // 16))
         x0, y0 = self.offset
-        pen.rectangle((x0, y0, x0 + self.resized[0] - 1, y0 + self.resized[1] - 1), outline=PICTURE_EDGE, width=2)
+        if self.is_visible:
+            pen.rectangle((x0, y0, x0 + self.resized[0] - 1, y0 + self.resized[1] - 1), outline=PICTURE_EDGE, width=2)
         for index in range(self.grid[0] * self.grid[1]):
             x, y = index % self.grid[0] * self.tile_px, index // self.grid[0] * self.tile_px
             pen.rectangle((x, y, x + self.tile_px - 1, y + self.tile_px - 1), outline=LINE, width=2)

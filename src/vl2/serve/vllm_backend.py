@@ -52,11 +52,16 @@ class VllmBackend:
     ) -> None:
         """Write the files that vLLM needs. `start` loads the model. `more` are arguments of vLLM's engine.
 
-        Raise UserError if vLLM is not installed, if it does not accept an argument, or if another tiling than the
-        paper's is wanted.
+        Raise UserError if vLLM is not installed, if it does not accept an argument, if another tiling than the
+        paper's is wanted, or if the model has an image scale.
         """
         if processor.tiling.rule != "paper" or processor.max_tiles is not None:
             raise UserError("vLLM supports the paper's tiling rule only: omit --tiling and --max-tiles")
+        if processor.config.image_scale != 1:
+            raise UserError(
+                f"vLLM does not know this model's image_scale, which is {processor.config.image_scale}: "
+                "serve it without --engine vllm"
+            )
         self._vllm = _library()
         self.processor, self.max_context = replace(processor, max_tokens=max_context), max_context
         self._folder = tempfile.TemporaryDirectory(prefix="vl2-vllm-")
