@@ -127,4 +127,4 @@ def test_what_fine_tuning_calls_right_is_so() -> None:
     before, after_it = zip(*(line.split("? ")[1].split(" -> ") for line in said), strict=True)
     truth = [right_answer(of, asked) for of, asked in drawn]
     assert list(before) == truth
-    assert [a == b for a, b in zip(after_it, truth, strict=True)] == [False, True, True], "the first is forgotten"
+    assert list(after_it) == truth, "nothing of this is forgotten"

@@ -26,10 +26,18 @@ EXTREMES = {
     "en": (("highest", "largest", "greatest"), ("lowest", "smallest")),
     "zh": (("高", "大", "多"), ("低", "小", "少")),
 }
+# The same said by verbs.
+LEADS = {
+    "en": (
+        ("ranks first", "is on top", "is ahead of the others", "beats all others", "comes out best"),
+        ("ranks last", "is at the bottom", "is behind the others", "lags behind", "comes out worst"),
+    ),
+    "zh": (("排第一", "居首位", "排在最前", "领先"), ("排最后", "居末位", "排在最后", "垫底")),
+}
 STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 ATTEMPTS = 6  # charts tried, of which some have too long names
 MARK = "a bar or point"  # what a value that is not printed is read off
-PRINTED = 0.75  # share of bar charts with their values
+PRINTED = 0.85  # share of bar charts with their values
 LEAST_TURNS = 4  # of questions about a picture that is asked about several times
 
 
@@ -169,8 +177,10 @@ class Charts(NanoSource):
 def _ask_extreme(rng: random.Random, draft: Draft, chart: Chart, drawn: Drawn, asked: set[str]) -> str | None:
     which, values = rng.randrange(2), chart.values[0]
     wanted = (max, min)[which](values)
-    said = EXTREMES[chart.language][which]
-    question = phrase("extreme", chart.language, rng, most=rng.choice(said), extreme=rng.choice(said))
+    said, verbs = EXTREMES[chart.language][which], LEADS[chart.language][which]
+    question = phrase(
+        "extreme", chart.language, rng, most=rng.choice(said), extreme=rng.choice(said), leads=rng.choice(verbs)
+    )
     if values.count(wanted) > 1 or question in asked:
         return None
     draft.ask(question, chart.names[values.index(wanted)], drawn.written.show(draft, [("name", values.index(wanted))]))
