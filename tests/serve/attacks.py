@@ -23,6 +23,7 @@ import httpx
 import psutil
 
 from . import hostile_pictures as pictures
+from .hostile import SLOW_SCHEMA
 from .pictures import EXAMPLES, data_url
 
 CHAT = "/v1/chat/completions"
@@ -107,6 +108,11 @@ ATTACKS = [
     _raw("a data URL of 57 MB, percent-encoded", lambda: [
         _chat({"type": "image_url", "image_url": {"url": "data:," + "%41" * 19_000_000}}, _text("Look."))]),
     _raw("60 MB of JSON", lambda: [json.dumps({"model": "nano", "x": ["abcdefgh" * 100] * 74_000}).encode()]),
+    _raw("8 schemas of 15 patterns that take a minute each to compile", lambda: [
+        _chat(_text("Hi."), response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {
+            "title": str(n), **SLOW_SCHEMA}}}) for n in range(8)]),
+    _raw("4 x 9,000 answers one after the other", lambda: [
+        json.dumps({"model": "nano", "messages": [{"role": "assistant", "content": "a"}] * 9000}).encode()] * 4),
     _raw("metadata of 50 MB", lambda: [_chat(_text("Hi."), metadata={"a": "b" * 50_000_000})]),
 ]  # fmt: skip
 
