@@ -108,7 +108,7 @@ ATTACKS = [
     _raw("a data URL of 57 MB, percent-encoded", lambda: [
         _chat({"type": "image_url", "image_url": {"url": "data:," + "%41" * 19_000_000}}, _text("Look."))]),
     _raw("60 MB of JSON", lambda: [json.dumps({"model": "nano", "x": ["abcdefgh" * 100] * 74_000}).encode()]),
-    _raw("8 schemas of 15 patterns that take a minute each to compile", lambda: [
+    _raw("8 schemas of 16 patterns that take over a minute each to compile", lambda: [
         _chat(_text("Hi."), response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {
             "title": str(n), **SLOW_SCHEMA}}}) for n in range(8)]),
     _raw("4 x 9,000 answers one after the other", lambda: [

@@ -3,7 +3,7 @@
 All of these come from untrusted clients. An image that takes too long or too much memory, or that crashes its process,
 is refused, and other images are not affected. If the client disconnects, the wait for its image is canceled, which
 kills the process, because a running decoder cannot be stopped in another way. The same holds for the grammar of a JSON
-schema: 900 bytes can take minutes to compile, and usual ones take some milliseconds.
+schema: 800 bytes can take over a minute to compile, and usual ones take some milliseconds.
 """
 
 from __future__ import annotations
