@@ -46,11 +46,9 @@ class ToolCalls:
         self.outline = call_text(use.tools[0].name, first) if use.is_required else answer.outline if answer else ""
         self._has_words = not use.is_required and answer is None
         self._grammar = self._write_grammar(schemas)
-        heads = [_head(tool) for tool in use.tools]
-        of_schemas = [
-            (head, grammar) for head, schema in zip(heads, schemas, strict=True) for _, grammar in schema.grammars
-        ]
-        self.grammars: Grammars = (*of_schemas, ("", self._grammar))
+        of_tools = zip(use.tools, schemas, strict=True)
+        own = [(_head(tool), grammar) for tool, schema in of_tools for _, grammar in schema.grammars]
+        self.grammars: Grammars = (*own, ("", self._grammar))
         if is_checked:
             check_grammar(self._grammar)
 

@@ -6,26 +6,24 @@ import hashlib
 import json
 from collections import OrderedDict
 
-from vl2.infer.constraint import Constraint, Grammars, JsonSchema, raise_error
-from vl2.infer.constraint_tools import ToolCalls
+from vl2.infer.constraint import Grammars, raise_error
 from vl2.serve.decoders import Decoders
 
-MAX_KEPT = 256  # constraints known to be harmless
+MAX_KEPT = 256  # sets of grammars known to be harmless
 
 
 class GrammarChecker:
-    """Tries the grammars of constraints in a process with limits, and remembers those that passed."""
+    """Tries the grammars of a constraint in a process with limits, and remembers those that passed."""
 
     def __init__(self, decoders: Decoders) -> None:
         self._decoders = decoders
         self._passed: OrderedDict[bytes, None] = OrderedDict()
 
-    async def check(self, constraint: Constraint | None, client: str) -> None:
+    async def check(self, grammars: Grammars, client: str) -> None:
         """Raise UserError if a grammar is wrong, or takes too much time or memory to compile."""
-        grammars: Grammars = constraint.grammars if isinstance(constraint, JsonSchema | ToolCalls) else ()
         texts = [text for _, text in grammars]
         digest = hashlib.sha256(json.dumps(texts).encode()).digest()
-        if not texts or digest in self._passed:
+        if digest in self._passed:
             return
         if (wrong := await self._decoders.try_grammars(texts, client)) is not None:
             index, error = wrong

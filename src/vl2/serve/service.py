@@ -170,13 +170,13 @@ class Service:
         """Check that the grammars of an answer can be followed, and compile them. Raise UserError if they cannot."""
         if not isinstance(constraint, JsonSchema | ToolCalls):
             return
-        grammatical, tokenizer = constraint, self.backend.processor.tokenizer
+        tokenizer = self.backend.processor.tokenizer
 
         async def prepare() -> None:
             await admission.wait(has_images=has_images)
-            await self._grammars.check(grammatical, admission.client)
+            await self._grammars.check(constraint.grammars, admission.client)
             # The compiled grammar is kept, so that the engine need not wait for it.
-            await self.in_thread(lambda: grammatical.start(tokenizer, 1))
+            await self.in_thread(lambda: constraint.start(tokenizer, 1))
 
         await self.run_unless_aborted(prepare())
 
