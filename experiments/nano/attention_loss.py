@@ -1,10 +1,10 @@
-"""A loss that teaches attention where answers are to be seen.
+"""A loss that teaches attention where answers stand, in images and in text.
 
 Next-token loss alone does not begin to compare what a question names with what visual tokens show: at first no head
-does it at all, and no single weight that changes makes an answer better. But where a record says on which parts of its
-image an answer rests (`evidence.py`), the first head of chosen decoder layers can be told directly: the same part
-of what such a token attends to shall fall on each thing that it rests on, and nothing on anything else. What is read
-there, and what is made of it, next-token loss learns as before. At inference nothing is different.
+does it at all, and no single weight that changes makes an answer better. But where it is known on which parts of an
+image or a text an answer rests (`evidence.py`), the first head of chosen decoder layers can be told directly: the same
+part of what such a token attends to shall fall on each thing that it rests on, and nothing on anything else. What is
+read there, and what is made of it, next-token loss learns as before. At inference nothing is different.
 
     [auxiliary_loss]
     function = "experiments.nano.attention_loss:AttentionLoss"
@@ -52,7 +52,7 @@ class AttentionLoss:
         self._processor = processor
 
     def note(self, record: Record, sample: Sample) -> Evidence:
-        """Say where in its images the answers of a sample are to be seen."""
+        """Say where in its images or its text the answers of a sample stand."""
         return find_evidence(record, sample, self._processor.tokenizer, self._processor.config.tile_px)
 
     def count(self, pack: Packed) -> int:

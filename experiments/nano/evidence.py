@@ -1,4 +1,4 @@
-"""Where in its images an answer is to be seen: what each token of a sample should attend to.
+"""Where in its images, or in its text, an answer stands: what each token of a sample should attend to.
 
 A record says it: an answer gives the boxes of objects (`{box:k}`), or names objects as its evidence. From there on
 in the question where an object is named, until the next one is, and all along the answer, tokens rest on the visual
@@ -10,9 +10,15 @@ character rests on that one's box. The rest of the answer then rests on nothing.
 
 Where a bar is measured whose value is not printed, its name is found in the question and the answer rests on the bar.
 
+What an answer reads and what its question names are bound to each other where they lie in one row or column: the tokens
+that show one of them rest on the other, as far as that comes before. So a value knows its name before anybody asks.
+
 Every box weighs alike, whatever its size. Where evidence is named, none of it is read and no boxes are given, the
 first token of the sample weighs as much as one box: the more there is, the less falls on it, so that attention tells
 how many there are; of what is not there at all, everything.
+
+Without images, an answer is looked for in the lines of text before the first question, or in the question itself. There
+every character has a place, as those of a text in an image have boxes.
 
 S tokens of a sample, n of them with evidence, g boxes (and first tokens) on which they rest, T visual tokens of an
 image with newlines and the separator.
@@ -20,14 +26,16 @@ image with newlines and the separator.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
+from experiments.nano.draw.fields import Place, fields_of, occurrences
 from vl2.data.record import PLACEHOLDER, Labeled, Message, Record
 from vl2.grid import UNTILED, Grid, num_visual_tokens
 from vl2.process.pixels import fit_inside
@@ -109,15 +117,18 @@ def _view(size: Size, grid: Grid, side: int, tile_px: int) -> Tensor:
 
 
 def find_evidence(record: Record, sample: Sample, tokenizer: Tokenizer, tile_px: int) -> Evidence:
-    """Return what a sample's tokens rest on, where its record says so. None of what does not speak of images."""
+    """Return what a sample's tokens rest on, where its record says so or its text holds the answer."""
     answers = [message for message in record.messages if message.role == "assistant"]
-    spans = list(_spans(sample, tokenizer))
-    if not record.objects or len(spans) != len(answers):
+    if not answers or (record.images and not record.objects):
         return Evidence.of([])
-    finder = _Finder(record, sample, tokenizer, tile_px)
+    spans = list(_spans(sample, tokenizer))
+    if len(spans) != len(answers):
+        return Evidence.of([])
+    finder = (_Finder if record.images else _TextFinder)(record, sample, tokenizer, tile_px)
     found: dict[int, list[list[int]]] = {}
     for message, (question, answer) in zip(answers, spans, strict=True):
         found.update(finder.of_turn(message, question, answer))
+    found.update(finder.bound())
     seen = ((token, [group for group in groups if group]) for token, groups in found.items())
     return Evidence.of([(token, groups) for token, groups in seen if groups])
 
@@ -136,6 +147,7 @@ class _Finder:
 
     def __init__(self, record: Record, sample: Sample, tokenizer: Tokenizer, tile_px: int) -> None:
         self._record, self._tokenizer = record, tokenizer
+        self._partners: dict[int, set[tuple[int, ...]]] = {}
         self._ids = sample.input_ids.tolist()
         side = sample.layout.tile_side
         lengths = [num_visual_tokens(grid, side) for grid in sample.grid_list]
@@ -153,12 +165,26 @@ class _Finder:
         pointed = [labeled for labeled in evidence if labeled not in read]
         is_counted = bool(pointed) and not read
         found = dict(self._asked([*given, *pointed], question, may_be_none=is_counted))
+        self._bind(read, pointed)
         if is_counted:
             # A name that is found tells where to look; what is counted or measured there is the rest.
             looked_at = [labeled for labeled in pointed if not _has_character_boxes(labeled)] or pointed
             groups = [group for labeled in looked_at for group in self._shown(labeled)]
             found.update((token, [*groups, [0]]) for token in answer[:-1])
         return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
+
+    def bound(self) -> dict[int, list[list[int]]]:
+        """Return what the tokens that show things rest on, of all turns so far."""
+        return {token: sorted(map(list, partners)) for token, partners in self._partners.items()}
+
+    def _bind(self, read: Sequence[Labeled], pointed: Sequence[Labeled]) -> None:
+        """Note for each of two things in one row or column the tokens of the other that come before its own."""
+        for pair in ((one, other) for one in read for other in pointed if _are_in_line(one, other)):
+            places = [sorted({place for group in self._shown(labeled) for place in group}) for labeled in pair]
+            for own, others in (places, places[::-1]):
+                for token in set(own) - set(others):
+                    if before := tuple(place for place in others if place < token):
+                        self._partners.setdefault(token, set()).add(before)
 
     def _asked(self, objects: Sequence[Labeled], question: range, *, may_be_none: bool) -> Iterator[Rests]:
         """Yield the tokens of a question from where an object is named to where the next one is.
@@ -250,10 +276,68 @@ class _Finder:
         return [slots_T[shows_T].tolist() for shows_T in covered_NT >= least_N1]
 
 
+class _TextFinder(_Finder):
+    """The characters of the text that a sample's first question comes with.
+
+    `told.py` writes a line for each row, with its fields between marks. What a question names stands in one of them.
+    An object of a text has for each character a box from its number to the next.
+    """
+
+    def __init__(self, record: Record, sample: Sample, tokenizer: Tokenizer, tile_px: int) -> None:
+        super().__init__(record, sample, tokenizer, tile_px)
+        questions = [message.parts[0].text or "" for message in record.messages if message.role == "user"]
+        self._text, _, questions[0] = questions[0].rpartition("\n")
+        self._questions = iter(questions)
+        self._first = next(_spans(sample, tokenizer))[0]
+        self._token_of: list[int] = []  # by the number of a character of the text
+
+    def of_turn(self, message: Message, question: range, answer: range) -> dict[int, list[list[int]]]:
+        asked, answered = next(self._questions), message.parts[0].text or ""
+        text, within = (self._text, self._first) if self._text else (asked, question)
+        self._token_of = self._tokens_of(text, within)
+        read, pointed = fields_of(text, asked, answered) if self._text else (occurrences(answered, text), [])
+        if len(read) != 1:
+            return {}
+        named, told = [_text_object(text, place) for place in pointed], [_text_object(text, read[0])]
+        self._bind(told, named)
+        return dict(self._asked(named, question, may_be_none=False)) | dict(self._read(told, answer, answered))
+
+    def _tokens_of(self, text: str, within: range) -> list[int]:
+        """Return the token that ends each character of a text, which the tokens of a range contain."""
+        pieces = [self._tokenizer.token_bytes(self._ids[token], skip_special=True) for token in within]
+        ends = list(accumulate(map(len, pieces)))
+        start = b"".join(pieces).index(text.encode())
+        char_ends = (start + end for end in accumulate(len(char.encode()) for char in text))
+        return [within[bisect_left(ends, end)] for end in char_ends]
+
+    def _shown(self, labeled: Labeled) -> list[list[int]]:
+        return [[self._token_of[int(box[0])]] for box in labeled.boxes_px]
+
+
+def _text_object(text: str, place: Place) -> Labeled:
+    boxes = tuple((float(at), 0.0, at + 1.0, 1.0) for at in range(*place))
+    return Labeled(image=0, label=text[slice(*place)], boxes_px=boxes)
+
+
 def _has_character_boxes(labeled: Labeled) -> bool:
     """Tell whether an object is a line of text: a box for each character of its label, one beside the other."""
     boxes = labeled.boxes_px
     return len(boxes) == len(labeled.label) and all(left[2] == right[0] for left, right in pairwise(boxes))
+
+
+def _are_in_line(one: Labeled, other: Labeled) -> bool:
+    """Tell whether of two things in an image half of the smaller lies beside, above or below the other."""
+    if one.image != other.image or not (one.boxes_px and other.boxes_px):
+        return False
+    for axis in (0, 1):
+        (start, end), (other_start, other_end) = _extent(one, axis), _extent(other, axis)
+        if min(end, other_end) - max(start, other_start) > 0.5 * min(end - start, other_end - other_start):
+            return True
+    return False
+
+
+def _extent(labeled: Labeled, axis: int) -> tuple[float, float]:
+    return min(box[axis] for box in labeled.boxes_px), max(box[axis + 2] for box in labeled.boxes_px)
 
 
 def _is_read(labeled: Labeled, answer: str) -> bool:

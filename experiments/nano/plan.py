@@ -280,7 +280,7 @@ def mixture(run: RunRecipe, shares: Mapping[str, float], store: Path) -> dict[st
         "groups": groups,
         "weights": {f"{name}/{run.sources[name].category}": share for name, share in shares.items()},
         "sources": [{"name": name, "path": str(store / f"*/{name}-*.parquet")} for name in shares],
-        "spelled": [name for name in ("ocr", "table_chart") if name in by_category],
+        "spelled": [name for name in ("ocr", "table_chart", TOLD_APART) if name in by_category],
         "window_packs": 128,
     }
 

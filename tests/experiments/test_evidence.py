@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,13 @@ from PIL import Image
 
 import vl2
 from experiments.nano.draw.charts import Charts
+from experiments.nano.draw.fields import fields_of
 from experiments.nano.draw.receipts import Receipts
 from experiments.nano.draw.tables import Tables
+from experiments.nano.draw.told import Told
 from experiments.nano.evidence import Evidence, find_evidence, join, shown_squares
 from tests.experiments.nano_inputs import write_inputs
-from vl2.data.record import Record
+from vl2.data.record import Message, Part, Record
 from vl2.grid import Grid, num_visual_tokens
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
@@ -169,7 +173,6 @@ def check_evidence(source: Source) -> None:
         assert set(evidence.row_g.tolist()) == set(range(len(evidence))), "no token without a group"
         assert set(groups.tolist()) == set(range(len(evidence.row_g))), "no group without a place"
         assert bool((sample.image_mask[places] | (places == 0)).all())
-        assert not sample.image_mask[evidence.token_n].any()
         assert bool((places < evidence.token_n[evidence.row_g[groups]]).all()), "attention looks back"
     assert with_evidence >= 15
 
@@ -195,6 +198,36 @@ def test_a_value_that_is_not_printed_rests_on_the_bar_and_the_question_on_its_na
     assert asked - on_bar - {0}, "the name is below"
 
 
+def test_a_value_and_the_names_in_its_row_and_column_rest_on_each_other() -> None:
+    corners = {"Oslo": (6, 120), "Rain": (120, 6), "4817": (120, 120), "Town": (6, 6)}
+    draft = Draft(language="en")
+    draft.picture(Image.new("RGB", (168, 168), "white"))
+    at = {name: draft.show(name, [(x + 6 * n, y, x + 6 * n + 6, y + 12) for n in range(4)])
+          for name, (x, y) in corners.items()}  # fmt: skip
+    draft.ask("What is the Rain of Oslo?", "4817", [at["Oslo"], at["Rain"], at["4817"]])
+    draft.ask("Which Town has the most Rain?", "Oslo", [at["Town"], at["Rain"], at["Oslo"]])
+    sample, evidence = sampled(closed(draft), spells_answers=True)
+    squares = shown_squares((168, 168), sample.grid_list[0], SIDE, TILE_PX)
+    slots, found = sample.image_mask.nonzero().squeeze(1).tolist(), by_token(evidence)
+    seen = set[tuple[str, str]]()
+
+    def names_at(places: Iterable[int]) -> set[str]:
+        return {
+            name
+            for name, (x, y) in corners.items()
+            for x0, y0, x1, y1 in (squares[slots.index(place)].tolist() for place in places)
+            if min(x1, x + 24) > max(x0, x) and min(y1, y + 12) > max(y0, y)
+        }
+
+    for token, places in found.items():
+        if sample.image_mask[token]:
+            assert max(places) < token
+            seen |= {(one, other) for one in names_at([token]) for other in names_at(places)}
+    pairs = {frozenset(pair) for pair in seen}
+    # "Oslo" answers the second question, whose "Rain" is in another row and column.
+    assert pairs == {frozenset(("4817", "Oslo")), frozenset(("4817", "Rain")), frozenset(("Oslo", "Town"))}
+
+
 @pytest.mark.parametrize(
     "source", [PrimerBars(tasks=("value",), turns=1), PrimerTable(tasks=("lookup",), turns=1)], ids=lambda s: s.name
 )
@@ -211,9 +244,11 @@ def test_a_value_is_found_by_its_names_and_read_digit_by_digit(source: Source) -
         read = {token: groups for token, groups in found.items() if token >= colon}
         assert written(sample, [token + 1 for token in read]) == answer, "the token that tells a digit rests on it"
         assert list(read) == list(range(colon, colon + len(answer)))
-        asked = [groups for token, groups in found.items() if token < colon]
-        assert {len(groups) for groups in asked[-2:]} <= {len(labeled.label) for labeled in named}, "a whole name"
-        spelled = written(sample, [token for token in found if token < colon])
+        asked = {token: groups for token, groups in found.items() if token < colon and not sample.image_mask[token]}
+        assert {len(groups) for groups in list(asked.values())[-2:]} <= {len(labeled.label) for labeled in named}, (
+            "a whole name"
+        )
+        spelled = written(sample, list(asked))
         assert all(labeled.label in spelled for labeled in named), "from the first piece of a name on"
         assert not any({0} in groups for groups in found.values()), "what is read does not rest on the first token"
 
@@ -265,6 +300,74 @@ def test_each_thing_of_a_sheet_is_named_where_it_lies() -> None:
                     shown = squares_T4[[slots.index(place) for place in places]]
                     holds = (shown[:, :2] <= torch.tensor((x, y))) & (torch.tensor((x, y)) <= shown[:, 2:])
                     assert holds.all(dim=1).any(), "of the visual tokens one shows the middle of the thing"
+
+
+TOLD = "Town: Ulm | Height: 478 m\nTown: Jena | Height: 143 m\nTown: Bonn | Height: 60 m"
+
+
+def test_an_answer_in_told_text_rests_on_its_letters_and_a_question_on_what_it_names() -> None:
+    draft = Draft(language="en")
+    draft.ask(f"{TOLD}\nWhat is the Height of Jena?", "143 m")
+    draft.ask("Which Town has 60 m?", "Bonn")
+    sample, evidence = sampled(closed(draft), spells_answers=True)
+    ids, found = sample.input_ids.tolist(), by_token(evidence)
+    colon, other = (place + 1 for place, id in enumerate(ids) if id == TOKENIZER.assistant_id)
+    # The place of each letter in the text, which is written once before the questions.
+    pieces = [TOKENIZER.decode([id], skip_special=False) for id in ids]
+    ends = list(itertools.accumulate(map(len, pieces)))
+
+    def place_of(letter: int) -> int:
+        return next(token for token, end in enumerate(ends) if end > letter)
+
+    start = "".join(pieces).index(TOLD)
+    for first, answer, line in ((colon, "143 m", "143 m\n"), (other, "Bonn", "Bonn")):
+        at = start + TOLD.index(line)
+        assert [found[first + n] for n in range(len(answer))] == [{place_of(at + n)} for n in range(len(answer))]
+    jena, height = ({place_of(start + TOLD.index(name, TOLD.index("Jena")) + n) for n in range(len(name))}
+                    for name in ("Jena", "Height"))  # fmt: skip
+    assert found[colon - 2] == jena, "from the name on all rests on it"
+    assert any(found[token] == height for token in range(colon) if token in found), "of the line that is meant"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "read", "pointed"),
+    [
+        ("What is the Height of Jena?", "143 m", ["143 m"], ["Jena", "Height"]),
+        ("Which Town is lowest?", "Bonn", ["Bonn"], ["Town"]),
+        ("Is it in Jena?", "Yes", [], []),
+        ("What letter is in each line?", "m", ["m", "m", "m", "m"], []),
+    ],
+)
+def test_fields_are_found_where_a_question_tells_which(
+    question: str, answer: str, read: list[str], pointed: list[str]
+) -> None:
+    found = fields_of(TOLD, question, answer)
+    assert [[TOLD[slice(*place)] for place in places] for places in found] == [read, pointed]
+
+
+def test_of_equal_fields_the_one_in_the_line_that_the_question_means_is_read() -> None:
+    told = "Ann | 1990: 5\nAnn | 1991: 7\nBob | 1990: 7\nBob | 1991: 5"
+    (read,), pointed = fields_of(told, "How many for Bob in 1990?", "7")
+    assert read[0] == told.index("7", told.index("Bob | 1990"))
+    assert [told[slice(*place)] for place in pointed] == ["Bob", "1990"]
+
+
+def test_a_document_has_no_evidence() -> None:
+    document = Message(role="document", parts=(Part(text=TOLD),))
+    draft = Draft(language="en", messages=[document])
+    assert len(sampled(closed(draft))[1]) == 0
+
+
+def test_told_records_have_evidence(tmp_path: Path) -> None:
+    inputs = str(write_inputs(tmp_path / "inputs"))
+    for task in ("table", "chart", "repeat", "lines"):
+        records = generate(Told(inputs=inputs, languages=("en",), tasks=(task,)), 6, seed=3)
+        found = [sampled(record, spells_answers=True) for record in records]
+        for sample, evidence in found:
+            for token, places in by_token(evidence).items():
+                if any(start <= token + 1 < end for start, end in sample.answers):
+                    assert written(sample, [token + 1]) in written(sample, list(places)), "the next letter is there"
+        assert any(len(evidence) for _, evidence in found)
 
 
 def test_evidence_of_packed_samples_keeps_its_tokens() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from experiments.nano.draw.charts import make_chart
+from experiments.nano.draw.fields import AFTER_NAME, BETWEEN
 from experiments.nano.draw.lines import Lines
 from experiments.nano.draw.phrasing import phrase
 from experiments.nano.draw.scenes import YES_NO
@@ -54,8 +55,7 @@ class Told(Lines):
 
 def _tell_table(source: Told, rng: random.Random, language: str) -> tuple[str, list[Asked]]:
     table = make_table(rng, source.inputs, language)
-    comma = "，" if language == "zh" else ", "
-    lines = [comma.join(f"{name} {cell}" for name, cell in zip(table.header, row, strict=True)) for row in table.rows]
+    lines = [BETWEEN.join(map(AFTER_NAME.join, zip(table.header, row, strict=True))) for row in table.rows]
     tasks = rng.choices(("lookup", "lookup", "reverse", "extreme", "rows", "unknown"), k=source.turns)
     made = [ask(rng, table, task, source.inputs) for task in tasks]
     return "\n".join(lines), [(question, answer) for question, answer, _ in filter(None, made)]
@@ -65,9 +65,9 @@ def _tell_chart(source: Told, rng: random.Random, language: str) -> tuple[str, l
     chart = make_chart(rng, source.inputs, language, rng.randint(2, 6))
     lines, asked = [chart.title] if chart.title else [], list[Asked]()
     for n, series in enumerate(chart.series):
-        of = f"{series}, " if len(chart.series) > 1 else ""
+        of = f"{series}{BETWEEN}" if len(chart.series) > 1 else ""
         for m, name in enumerate(chart.names):
-            lines.append(f"{of}{name}: {chart.labels[n][m]}")
+            lines.append(f"{of}{name}{AFTER_NAME}{chart.labels[n][m]}")
             kind = "value_of_series" if of else "value"
             asked.append((phrase(kind, language, rng, row=name, series=series), chart.labels[n][m]))
     rng.shuffle(asked)
