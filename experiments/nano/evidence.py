@@ -10,8 +10,9 @@ character rests on that one's box. The rest of the answer then rests on nothing.
 
 Where a bar is measured whose value is not printed, its name is found in the question and the answer rests on the bar.
 
-What an answer reads and what its question names are bound to each other where they lie in one row or column: the tokens
-that show one of them rest on the other, as far as that comes before. So a value knows its name before anybody asks.
+What an answer reads or measures and what its question names are bound to each other where they lie in one row or
+column: the tokens that show one of them rest on the other, as far as that comes before. So a value has its name before
+it is asked for.
 
 Every box weighs alike, whatever its size. Where evidence is named, none of it is read and no boxes are given, the
 first token of the sample weighs as much as one box: the more there is, the less falls on it, so that attention tells
@@ -169,6 +170,7 @@ class _Finder:
         if is_counted:
             # A name that is found tells where to look; what is counted or measured there is the rest.
             looked_at = [labeled for labeled in pointed if not _has_character_boxes(labeled)] or pointed
+            self._bind(looked_at, [labeled for labeled in pointed if labeled not in looked_at])
             groups = [group for labeled in looked_at for group in self._shown(labeled)]
             found.update((token, [*groups, [0]]) for token in answer[:-1])
         return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
@@ -177,9 +179,9 @@ class _Finder:
         """Return what the tokens that show things rest on, of all turns so far."""
         return {token: sorted(map(list, partners)) for token, partners in self._partners.items()}
 
-    def _bind(self, read: Sequence[Labeled], pointed: Sequence[Labeled]) -> None:
-        """Note for each of two things in one row or column the tokens of the other that come before its own."""
-        for pair in ((one, other) for one in read for other in pointed if _are_in_line(one, other)):
+    def _bind(self, values: Sequence[Labeled], names: Sequence[Labeled]) -> None:
+        """Note for a value and a name in one row or column the tokens of each that come before the other's."""
+        for pair in ((value, name) for value in values for name in names if _are_in_line(value, name)):
             places = [sorted({place for group in self._shown(labeled) for place in group}) for labeled in pair]
             for own, others in (places, places[::-1]):
                 for token in set(own) - set(others):

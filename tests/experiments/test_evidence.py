@@ -180,7 +180,7 @@ def check_evidence(source: Source) -> None:
 def test_a_value_that_is_not_printed_rests_on_the_bar_and_the_question_on_its_name() -> None:
     draft = Draft(language="en")
     draft.picture(Image.new("RGB", (168, 168), "white"))
-    name = draft.show("Oslo", [(4 * n, 150, 4 * n + 4, 160) for n in range(4)])
+    name = draft.show("Oslo", [(62 + 4 * n, 150, 66 + 4 * n, 160) for n in range(4)])
     bar = draft.show("a bar or point", [(60, 60, 80, 80)])
     draft.ask("How high is Oslo?", "40", [name, bar])
     sample, evidence = sampled(closed(draft), spells_answers=True)
@@ -194,8 +194,14 @@ def test_a_value_that_is_not_printed_rests_on_the_bar_and_the_question_on_its_na
     assert all(
         {place for group in found[token] for place in group} <= on_bar | {0} for token in found if token >= colon
     )
-    asked = {place for token in found if token < colon for group in found[token] for place in group}
+    shows = sample.image_mask.nonzero().squeeze(1).tolist()
+    asked = {
+        place for token in found if token < colon and token not in shows for group in found[token] for place in group
+    }
     assert asked - on_bar - {0}, "the name is below"
+    bound = {token: {place for group in found[token] for place in group} for token in found if token in shows}
+    assert any(token in on_bar and rests <= asked for token, rests in bound.items()), "the bar rests on its name"
+    assert any(token in asked and rests <= on_bar for token, rests in bound.items()), "and the name on the bar"
 
 
 def test_a_value_and_the_names_in_its_row_and_column_rest_on_each_other() -> None:
