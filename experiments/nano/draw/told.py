@@ -1,6 +1,6 @@
 """What pictures show, told in words, with the same questions: a table, a chart, a scene, lines to repeat.
 
-Such a text costs a twentieth of a picture, and answering it takes what answering about a picture takes: to find the
+Such a text costs about a tenth of a picture, and answering it takes what answering about a picture takes: to find the
 name that was asked for among several, and to repeat what stands beside it. A language model that has learned it from
 text has only to learn that the pictures tell the same.
 """
