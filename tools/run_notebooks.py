@@ -23,7 +23,7 @@ CELL_SECONDS = 900  # far above what a cell takes: it ends a cell that hangs
 def run(notebook: Path, folder: Path) -> nbformat.NotebookNode:
     """Return the notebook with the outputs of a fresh kernel.
 
-    `folder`, which must be empty, stands for a checkout: what the notebook writes beside itself stays in it.
+    `folder`, which must be empty, stands for a checkout: what the notebook writes, temporary files too, stays in it.
     """
     os.symlink(ROOT / "examples", folder / "examples")
     place = folder / notebook.parent.relative_to(ROOT)
@@ -35,7 +35,9 @@ def run(notebook: Path, folder: Path) -> nbformat.NotebookNode:
         record_timing=False,
         resources={"metadata": {"path": str(place)}},
     )
-    done = client.execute()
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    done = client.execute(env={**os.environ, "TMPDIR": str(temporary)})
     done.metadata.pop("language_info", None)  # the version of Python, which does not belong to the notebook
     for cell in done.cells:
         if cell.cell_type == "code":
