@@ -38,13 +38,14 @@ def write_inputs(folder: Path) -> Path:
         (folder / part).mkdir(parents=True)
     texts = {
         "en": ENGLISH,
-        "zh": ("天地玄黄宇宙洪荒日月盈昃辰宿列张",),
+        "zh": ("天地玄黄宇宙洪荒日月盈昃辰宿列张" * 4,),
         "definitions": ENGLISH,
         "manuals": ("天地玄黄",),
     }
     for name, lines in texts.items():
         (folder / f"text/{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    words = {"nouns_en": NOUNS, "names_en": PLACES, "places_en": PLACES, "nouns_zh": ("天地",), "places_zh": ("天地",)}
+    words = {"nouns_en": NOUNS, "names_en": PLACES, "places_en": PLACES, "nouns_zh": ("天地",), "places_zh": ("天地",),
+             "common_zh": ("天地", "日月")}  # fmt: skip
     for name, lines in words.items():
         (folder / f"words/{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for name in ("one", "two"):

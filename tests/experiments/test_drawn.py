@@ -6,6 +6,7 @@ import hashlib
 import io
 import random
 import re
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from experiments.nano.draw.phrasing import expand, grammars, phrase
 from experiments.nano.draw.real import RealReceipts, RealStatements
 from experiments.nano.draw.receipts import Receipts
 from experiments.nano.draw.scenes import Places, Scenes
+from experiments.nano.draw.signs import with_signs
 from experiments.nano.draw.statements import Item, make_statement
 from experiments.nano.draw.tables import Table, Tables, ask, number_of
 from experiments.nano.draw.told import Told
@@ -167,6 +169,49 @@ def test_a_chart_is_read_whole_where_all_of_it_is_written(inputs: str) -> None:
         assert "".join("".join(written).split()) == "".join(str(answer.parts[0].text).split())
 
 
+def test_signs_are_put_between_letters_that_stay_in_order() -> None:
+    rng, seen = random.Random(6), ""
+    for text, language in (
+        ("the old mill, and the river", "en"),
+        ("天地玄黄，宇宙洪荒", "zh"),
+        ("word", "en"),
+        ("天", "zh"),
+    ):
+        for _ in range(300):
+            signed = with_signs(rng, text, language)
+            seen += signed
+            rest = iter(signed)
+            assert all(letter in rest for letter in re.findall(r"[^\W\d_]", text)), signed
+            assert signed == signed.strip()
+    assert set('!?&$€£:;#@%()"-/+=！？、。：；“”《》（）¥') <= set(seen)
+
+
+def test_lines_have_signs_and_several_are_asked_about_as_one_is(inputs: str) -> None:
+    made = list(records(Lines(inputs=inputs, languages=("en",), tasks=("lines",)), 150))
+    texts = [turns(record)[0][1] for record in made]
+    assert sum("?" in text or "!" in text for text in texts) > 30, "the passages of the test have neither"
+    as_one = {phrase("read", "en", random.Random(n)) for n in range(5_000)}
+    plain = [text for record, text in zip(made, texts, strict=True) if turns(record)[0][0] in as_one]
+    assert 30 < len(plain) < 90
+    assert all(text.count("\n") >= 1 for text in plain)
+
+
+def test_chinese_lines_have_characters_that_encyclopedias_lack(inputs: str) -> None:
+    source, rng = Lines(inputs=inputs), random.Random(7)
+    shown = Counter("".join(source.text(rng, "zh", 1, 18) for _ in range(8_000)))
+    assert shown["天"] > 4_000, "it is in the frequent words of the inputs"
+    usual = [char for char in shown if "一" <= char <= "鿿"]
+    assert len(usual) > 2_000, "the passage of the test has sixteen characters"
+    assert {"谁", "您", "喝"} <= set(usual)
+
+
+def test_what_no_picture_tells_is_asked_in_many_ways() -> None:
+    for language in ("en", "zh"):
+        asked = {phrase("unanswerable", language, random.Random(n)) for n in range(400)}
+        assert len(asked) > 100
+        assert not any("{" in question for question in asked)
+
+
 def test_the_bars_of_a_chart_are_as_high_as_its_values(inputs: str) -> None:
     rng = random.Random(4)
     source, seen = Charts(inputs=inputs, languages=("en",)), 0
@@ -257,7 +302,7 @@ def test_statements_hold_or_not_as_they_say() -> None:
 
 def test_what_is_told_holds_its_answers(inputs: str) -> None:
     repeated = 0
-    for record in records(Told(inputs=inputs, languages=("en",)), 150):
+    for record in records(Told(inputs=inputs, languages=("en",)), 200):
         assert not record.images
         assert record.category == "text"
         for question, answer in turns(record):

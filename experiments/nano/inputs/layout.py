@@ -2,7 +2,8 @@
 
 TO/text     en.txt, zh.txt: passages that pictures and language are made from; definitions.txt, manuals.txt: for
             language alone
-TO/words    names of things, people and places, a line each: nouns_en, names_en, places_en, nouns_zh, places_zh
+TO/words    names of things, people and places, a line each: nouns_en, names_en, places_en, nouns_zh, places_zh;
+            common_zh: frequent Chinese words, the most frequent first
 TO/fonts    faces of the training
 TO/art      sprite sets of the training
 TO/sets     easy_vqa; sroie, nlvr and photos as they were given
@@ -83,6 +84,7 @@ def write_words(given: Path, archives: PinnedArchives, to: Path) -> None:
             *(zh for _, zh in names.values() if 2 <= len(zh) <= 6 and set(zh) <= known),
             *word_lists.chinese_countries(archives.get("pypi", "pycountry"), known),
         ],
+        "common_zh": word_lists.common_chinese(archives.get("pypi", "jieba")),
     }
     for name, words in lists.items():
         _write_lines(to / f"words/{name}.txt", dict.fromkeys(words))

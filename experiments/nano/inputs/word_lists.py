@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from vl2.datasets.fetch_package import read_members
 
 LONGEST_EN, LONGEST_ZH = 16, 6
+LONGEST_COMMON, MOST_COMMON = 4, 20_000  # characters, words
 LEAST_PEOPLE = 60_000  # of a town
 _WORD = re.compile(r"^[a-z]+(?: [a-z]+)?$")
 _PLACE = re.compile(r"^[A-Z][A-Za-z]+(?:[ -][A-Z][a-z]+)*$")
@@ -98,6 +99,20 @@ def chinese_countries(archive: Path, known: Collection[str]) -> Iterator[str]:
     for _, data in read_members(archive, lambda name: bool(wanted.search(name))):
         catalog: dict[str, str] = vars(gettext.GNUTranslations(io.BytesIO(data)))["_catalog"]
         yield from (name for name in catalog.values() if isinstance(name, str) and _is_chinese(name, known))
+
+
+def common_chinese(archive: Path) -> list[str]:
+    """Return the most frequent Chinese words of jieba's dictionary, the most frequent first.
+
+    A line of dict.txt: WORD COUNT PART-OF-SPEECH. The counts are of newspapers and novels, which say "who" and "you".
+    """
+    (data,) = (data for _, data in read_members(archive, lambda name: name.endswith("/jieba/dict.txt")))
+    counts = dict[str, int]()
+    for line in data.decode("utf-8").splitlines():
+        word, count, _ = line.split()
+        if len(word) <= LONGEST_COMMON and all("一" <= char <= "鿿" for char in word):
+            counts[word] = int(count)
+    return sorted(counts, key=lambda word: -counts[word])[:MOST_COMMON]
 
 
 def manual_pages(archive: Path) -> Iterator[str]:
