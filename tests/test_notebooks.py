@@ -95,7 +95,7 @@ def test_what_first_steps_calls_right_or_wrong_is_so() -> None:
     said = dict(line.split() for line in printed(name, "vlm.batch(").splitlines())
     shown = dict(zip(bars.names, bars.values, strict=True))
     assert [city for city in shown if said[city] != shown[city]] == ["Leeds"]
-    assert said["Leeds"] == shown["Cairo"]
+    assert said["Leeds"] == shown["Oslo"]
     total = right_answer("bill", "What is the total amount?")
     page = (ROOT / "docs" / "notebooks" / "first-steps.ipynb").read_text(encoding="utf-8")
     assert f"The bill says {total}." in page
@@ -105,7 +105,7 @@ def test_what_first_steps_calls_right_or_wrong_is_so() -> None:
 
 def test_what_grounding_calls_right_or_wrong_is_so() -> None:
     name, drawn = "grounding", drawing().SCENE
-    assert printed(name, '"blue star"') == f"boxes: {drawn.count('blue star')}"
+    assert printed(name, '"blue star"') == f"boxes: {drawn.count('blue star') - 1}"
     assert printed(name, "How many red hearts") == str(drawn.count("red heart"))
     assert printed(name, '"red heart"') == f"boxes: {drawn.count('red heart') - 1}"
     assert printed(name, "Is there a {thing}?").splitlines() == ["yellow circle No.", "green house Yes."]
@@ -127,4 +127,4 @@ def test_what_fine_tuning_calls_right_is_so() -> None:
     before, after_it = zip(*(line.split("? ")[1].split(" -> ") for line in said), strict=True)
     truth = [right_answer(of, asked) for of, asked in drawn]
     assert list(before) == truth
-    assert list(after_it) == truth, "nothing of this is forgotten"
+    assert [a == b for a, b in zip(after_it, truth, strict=True)] == [False, True, True], "the first is forgotten"

@@ -1,4 +1,4 @@
-"""Signs put into lines of text: encyclopedias have one question mark in 90,000 letters, and no € at all.
+"""Signs put into lines of text: an encyclopedia has one question mark in 90,000 letters, and hardly a "€".
 
 A model that saw as few of them reads "!" as "l" and "?" as "7", because letters and digits are far more likely.
 """
