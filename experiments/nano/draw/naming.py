@@ -65,11 +65,11 @@ class Naming(NanoSource):
         else:
             _ask_name(rng, draft, kind, Laid(kind, box))
         if rng.random() < UNANSWERABLE_SHARE:
-            ask_unanswerable(rng, draft)
+            _ask_unanswerable(rng, draft)
         return draft
 
 
-def ask_unanswerable(rng: random.Random, draft: Draft) -> None:
+def _ask_unanswerable(rng: random.Random, draft: Draft) -> None:
     """Ask what no picture without writing tells."""
     draft.ask(phrase("unanswerable", draft.language, rng), CANNOT_TELL[draft.language])
 
@@ -129,7 +129,7 @@ class Photographs(NanoSource):
         name = names[file][lang == "zh"]
         draft.ask(phrase("name_it", lang, rng), name)
         if rng.random() < 0.5:
-            ask_unanswerable(rng, draft)
+            _ask_unanswerable(rng, draft)
         return draft
 
 

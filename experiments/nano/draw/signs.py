@@ -20,7 +20,7 @@ UNITS = {"en": ("%", "°", " km", " kg", "+"), "zh": ("元", "%", "年", "月", 
 CURRENCIES = "$$$€€££¥"
 
 
-def amount(rng: random.Random, language: str) -> str:
+def _amount(rng: random.Random, language: str) -> str:
     """Return a price, a time, a part of a code, or a number with its unit."""
     number = rng.randint(0, 10 ** rng.randint(1, 4))
     match rng.randrange(6):
@@ -79,7 +79,7 @@ def _quoted(rng: random.Random, text: str, language: str) -> str:
 
 def _with_amount(rng: random.Random, text: str, language: str) -> str:
     """Put an amount at the beginning, between words, or at the end, there often after a colon."""
-    written, space = amount(rng, language), "" if language == "zh" else " "
+    written, space = _amount(rng, language), "" if language == "zh" else " "
     kind = rng.random()
     if kind < 0.4:
         return f"{text.rstrip(' .,;:')}{'：' if language == 'zh' else rng.choice((': ', ' ', ' '))}{written}"
