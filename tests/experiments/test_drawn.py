@@ -26,13 +26,16 @@ from experiments.nano.draw.scenes import Places, Scenes
 from experiments.nano.draw.signs import with_signs
 from experiments.nano.draw.statements import Item, make_statement
 from experiments.nano.draw.tables import Table, Tables, ask, number_of
+from experiments.nano.draw.things import compose
 from experiments.nano.draw.told import Told
 from experiments.nano.splits import is_test_scene, is_test_shop
 from tests.experiments.nano_inputs import held_out_words, write_inputs
 from vl2.data.record import PLACEHOLDER, Record
 from vl2.errors import UserError
 from vl2.synth.catalog import find_source, make_source
+from vl2.synth.shapes import COLORS
 from vl2.synth.source import Dropped, Source, generate
+from vl2.synth.sprites import built_in_kinds
 
 pytestmark = pytest.mark.usefixtures("no_system_fonts")
 
@@ -106,6 +109,13 @@ def test_a_third_of_the_phrasings_is_never_asked() -> None:
     held_out = {text for text in everything if int(hashlib.sha256(text.encode()).hexdigest(), 16) % 3 == 0}
     assert held_out == set(filter(is_held_out_phrasing, everything))
     assert 0.3 < len(held_out) / len(everything) < 0.37
+
+
+def test_some_questions_are_typed_in_haste() -> None:
+    asked = [phrase("presence", "en", random.Random(n), name="red hat", a_name="a red hat") for n in range(1_000)]
+    typed = [question for question in asked if question[-1] not in "?."]
+    assert 20 < len(typed) < 120
+    assert all(question[0].islower() for question in typed)
 
 
 def test_sizes_come_from_every_grid_and_fit_it() -> None:
@@ -228,6 +238,55 @@ def test_the_bars_of_a_chart_are_as_high_as_its_values(inputs: str) -> None:
         assert chart.values[0][most] == max(chart.values[0])
         for side, value in zip(sides, chart.values[0], strict=True):
             assert side / sides[most] == pytest.approx(value / max(chart.values[0]), abs=0.03)
+
+
+def test_the_values_of_a_line_stand_above_or_below_its_points(inputs: str) -> None:
+    rng = random.Random(8)
+    source, seen = Charts(inputs=inputs, languages=("en",)), 0
+    while seen < 10:
+        try:
+            chart, drawn = source._draw(rng, "en")
+        except Dropped:
+            continue
+        if chart.kind != "line" or not chart.is_printed:
+            continue
+        seen += 1
+        assert len(chart.series) == 1
+        for m, label in enumerate(chart.labels[0]):
+            text, letters = drawn.written.texts["value", 0, m]
+            (x0, y0, x1, y1), box = drawn.marks[0, m], drawn.written.whole(("value", 0, m))
+            assert text == label
+            assert len(letters) == len(label)
+            assert box[0] < (x0 + x1) / 2 < box[2]
+            assert box[3] <= (y0 + y1) / 2 or box[1] >= (y0 + y1) / 2
+
+
+def test_shapes_of_one_scene_are_filled_and_outlined() -> None:
+    def is_filled(image: Image.Image, box: tuple[float, float, float, float], color: tuple[int, int, int]) -> bool:
+        at = (round((box[0] + box[2]) / 2), round((box[1] + box[3]) / 2))
+        return image.getpixel(at) == color
+
+    square = next(kind for kind in built_in_kinds() if kind.en == "square" and kind.color == "red")
+    mixed = 0
+    for seed in range(60):
+        composed = compose([square] * 6, (400, 300), random.Random(seed))
+        filled = [is_filled(composed.image, thing.box, COLORS["red"][1]) for thing in composed.placed]
+        mixed += any(filled) and not all(filled)
+    assert 15 < mixed < 45
+
+
+def test_a_caption_stands_above_its_table(inputs: str) -> None:
+    rng, source, seen = random.Random(9), Tables(inputs=inputs, languages=("en",)), 0
+    for _ in range(40):
+        try:
+            written = source.page(rng)
+        except Dropped:
+            continue
+        if "caption" in written.texts:
+            seen += 1
+            top = min(written.whole(key)[1] for key in written.texts if key != "caption")
+            assert written.whole("caption")[3] <= top
+    assert seen > 4
 
 
 def test_the_total_of_a_receipt_is_the_sum_of_its_prices_and_taxes(inputs: str) -> None:

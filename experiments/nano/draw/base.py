@@ -43,6 +43,13 @@ class NanoSource(Source):
         """Return a face that can draw a text."""
         return choose_face(rng, text, self.font_folders)
 
+    def bold(self, face: fonts.Face, text: str) -> fonts.Face:
+        """Return the bold face of a family, or the face itself where there is none that can draw a text."""
+        family = face.name.rpartition(" ")[0]
+        named = {other.name: other for other in fonts.find_faces(self.font_folders)}
+        bold = named.get(f"{family} Bold", face)
+        return bold if fonts.covers(bold, text) else face
+
     def own_licence(self) -> str:
         return "CC-BY-SA-3.0"  # of the encyclopedia whose words are shown
 

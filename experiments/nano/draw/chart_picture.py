@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LEAST_SEEN_PX = 9.0  # of letters, as the processor scales them
 AXIS = 0.75  # share of charts with printed values that have a numbered axis as well
 GRID = 0.5
+SHADED = 0.15  # share of charts whose plot has a color of its own
+SMALLEST = 0.7  # of the letters of names: those of numbers
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class _Plot:
 
     box: tuple[float, float, float, float]
     font: fonts.Font
+    small: fonts.Font  # for numbers
     colors: list[Color]
     ink: Color
     is_lying: bool
@@ -54,20 +57,20 @@ class _Plot:
         return y0 + at * (y1 - y0) / count if self.is_lying else x0 + at * (x1 - x0) / count
 
 
-def draw_chart(rng: random.Random, chart: Chart, size: Size, font: fonts.Font) -> Drawn:
+def draw_chart(rng: random.Random, chart: Chart, size: Size, font: fonts.Font, title_font: fonts.Font) -> Drawn:
     """Draw a chart of a size, with letters as large as wished or as much smaller as they must be."""
     for _ in range(5):
         try:
-            return _draw(rng, chart, size, font)
+            return _draw(rng, chart, size, font, title_font)
         except Dropped:
             smaller = int(font.size * 0.85)
             if smaller * scale_of(size) < LEAST_SEEN_PX:
                 raise
-            font = font.font_variant(size=smaller)
+            font, title_font = font.font_variant(size=smaller), title_font.font_variant(size=smaller)
     raise Dropped("the names are too long for the chart")
 
 
-def _draw(rng: random.Random, chart: Chart, size: Size, font: fonts.Font) -> Drawn:
+def _draw(rng: random.Random, chart: Chart, size: Size, font: fonts.Font, title_font: fonts.Font) -> Drawn:
     paper = rng.randint(236, 255)
     written = Written(Image.new("RGB", size, (paper, paper, rng.randint(paper - 6, 255))))
     palette = [_rgb(code) for code in rng.choice(PALETTES)]
@@ -80,8 +83,8 @@ def _draw(rng: random.Random, chart: Chart, size: Size, font: fonts.Font) -> Dra
     has_axis = not chart.is_printed or rng.random() < AXIS
     left, top, right, bottom = line * 0.5, line * 0.4, size[0] - line * 0.6, size[1] - line * 0.4
     if chart.title:
-        big = font.font_variant(size=round(font.size * rng.uniform(1, 1.3)))
-        big = font if text_width(big, chart.title) > size[0] - line else big
+        big = title_font.font_variant(size=round(font.size * rng.uniform(1, 1.5)))
+        big = title_font if text_width(big, chart.title) > size[0] - line else big
         if text_width(big, chart.title) > size[0] - 4:
             raise Dropped("the title is too long for the chart")
         at, anchor = ((size[0] / 2, top), "ma") if rng.random() < 0.7 else ((left, top), "la")
@@ -90,20 +93,24 @@ def _draw(rng: random.Random, chart: Chart, size: Size, font: fonts.Font) -> Dra
     if len(chart.series) > 1:
         top, right = _legend(rng, written, chart, font, palette, (left, top, right, bottom), ink)
     ticks = [_tick(chart.step * k) for k in range(chart.num_steps + 1)]
-    wide = max(text_width(font, text) for text in ticks) if has_axis else 0
+    least = min(font.size, LEAST_SEEN_PX / scale_of(size))
+    small = font.font_variant(size=round(max(least, font.size * rng.uniform(SMALLEST, 1.1))))
+    wide = max(text_width(small, text) for text in ticks) if has_axis else 0
     if is_lying:
         left += max(text_width(font, name) for name in chart.names) + line * 0.4
         bottom -= line * 1.2 if has_axis else 0
-        right -= max(text_width(font, text) for text in chart.labels[0]) * 1.1 if chart.is_printed else wide / 2
+        right -= max(text_width(small, text) for text in chart.labels[0]) * 1.1 if chart.is_printed else wide / 2
     else:
         left += wide + line * 0.3 if has_axis else 0
         bottom -= line * 1.2
         top += line * 1.1 if chart.is_printed else line * 0.5
     if right - left < size[0] * 0.3 or bottom - top < size[1] * 0.25:
         raise Dropped("the names are too long for the chart")
-    plot = _Plot((left, top, right, bottom), font, palette, ink, is_lying)
+    plot = _Plot((left, top, right, bottom), font, small, palette, ink, is_lying)
     if has_axis and is_lying and wide * (len(ticks) + 1) > right - left:
         raise Dropped("the numbers are too long for the axis")
+    if rng.random() < SHADED:
+        written.page.draw.rectangle(plot.box, fill=tuple(rng.randint(222, 255) for _ in range(3)))
     _axis(rng, written, chart, plot, ticks if has_axis else [])
     _names(written, chart, plot)
     drawn = Drawn(written)
@@ -153,7 +160,7 @@ def _axis(rng: random.Random, written: Written, chart: Chart, plot: _Plot, ticks
             ends = (at, y0, at, y1) if plot.is_lying else (x0, at, x1, at)
             draw.line(ends, fill=(pale, pale, pale))
         place, anchor = ((at, y1 + 3), "ma") if plot.is_lying else ((x0 - 4, at), "rm")
-        written.write(("tick", k), place, text, plot.font, plot.ink, anchor)
+        written.write(("tick", k), place, text, plot.small, plot.ink, anchor)
     if rng.random() < 0.3:
         draw.rectangle((x0, y0, x1, y1), outline=plot.ink)
     else:
@@ -180,8 +187,7 @@ def _bars(rng: random.Random, drawn: Drawn, chart: Chart, plot: _Plot) -> None:
     outline = (40, 40, 40) if rng.random() < 0.2 else None
     if chart.is_printed and not plot.is_lying:
         room = abs(plot.slot(1, count) - plot.slot(0, count)) * (1 if num == 1 else (1 - gap) / num)
-        if max(text_width(plot.font, text) for row in chart.labels for text in row) > room:
-            raise Dropped("the values are too long for the chart")
+        _check_room(chart, plot, room)
     for n in range(num):
         for m in range(count):
             first = m + gap / 2 + n * (1 - gap) / num
@@ -193,12 +199,19 @@ def _bars(rng: random.Random, drawn: Drawn, chart: Chart, plot: _Plot) -> None:
             drawn.marks[n, m] = _inside(box, drawn.written.page.image.size)
             if chart.is_printed:
                 place, anchor = ((end + 4, (a + b) / 2), "lm") if plot.is_lying else (((a + b) / 2, end - 1), "md")
-                drawn.written.write(("value", n, m), place, chart.labels[n][m], plot.font, plot.ink, anchor)
+                drawn.written.write(("value", n, m), place, chart.labels[n][m], plot.small, plot.ink, anchor)
+
+
+def _check_room(chart: Chart, plot: _Plot, room: float) -> None:
+    if max(text_width(plot.small, text) for row in chart.labels for text in row) > room:
+        raise Dropped("the values are too long for the chart")
 
 
 def _lines(rng: random.Random, drawn: Drawn, chart: Chart, plot: _Plot) -> None:
     draw, count = drawn.written.page.draw, len(chart.names)
     radius, width = plot.font.size * rng.uniform(0.15, 0.3), rng.randint(1, 3)
+    if chart.is_printed:
+        _check_room(chart, plot, plot.slot(1, count) - plot.slot(0, count))
     for n, row in enumerate(chart.values):
         points = [(plot.slot(m + 0.5, count), plot.along(value / chart.top)) for m, value in enumerate(row)]
         draw.line(points, fill=plot.colors[n], width=width)
@@ -206,6 +219,11 @@ def _lines(rng: random.Random, drawn: Drawn, chart: Chart, plot: _Plot) -> None:
             _marker(draw, (x, y), radius, plot.colors[n])
             box = (x - 2 * radius, y - 2 * radius, x + 2 * radius, y + 2 * radius)
             drawn.marks[n, m] = _inside(box, drawn.written.page.image.size)
+            if chart.is_printed:
+                beside = row[max(0, m - 1) : m + 2]
+                is_below = row[m] == min(beside) and y + radius + line_height(plot.small) < plot.box[3]
+                place, anchor = ((x, y + radius + 1), "ma") if is_below else ((x, y - radius - 1), "md")
+                drawn.written.write(("value", n, m), place, chart.labels[n][m], plot.small, plot.ink, anchor)
 
 
 def _inside(box: BoxPx, size: Size) -> BoxPx:

@@ -37,8 +37,10 @@ LEADS = {
 STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 ATTEMPTS = 6  # charts tried, of which some have too long names
 MARK = "a bar or point"  # what a value that is not printed is read off
+BOLD = 0.3  # share of charts whose title is bold
 PRINTED = 0.85  # share of bar charts with their values
-LEAST_TURNS = 4  # of questions about a picture that is asked about several times
+PRINTED_LINE = 0.6  # of charts of one line; those of several would lie on one another
+LEAST_TURNS = 6  # of questions about a picture that is asked about several times
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Charts(NanoSource):
         "read",
     )
 
-    turns: int = 12
+    turns: int = 14
 
     def page(self, rng: random.Random) -> Written:
         return self._draw(rng, rng.choice(self.languages))[1].written
@@ -101,9 +103,10 @@ class Charts(NanoSource):
             chart = make_chart(rng, self.inputs, language, num)
             if self.tasks == ("read",) and not chart.can_be_read:
                 continue
-            font = fonts.load(self.face(rng, chart.text), text_px(rng, size, 10, 24))
+            face, px = self.face(rng, chart.text), text_px(rng, size, 10, 24)
+            bold = self.bold(face, chart.text) if rng.random() < BOLD else face
             try:
-                return chart, draw_chart(rng, chart, size, font)
+                return chart, draw_chart(rng, chart, size, fonts.load(face, px), fonts.load(bold, px))
             except Dropped as error:
                 why = error
         raise why
@@ -201,8 +204,7 @@ def make_chart(rng: random.Random, inputs: str, language: str, num: int) -> Char
     if len(series) < num_series:
         raise Dropped("no names are as short as wished")
     step, num_steps = rng.choice(STEPS), rng.randint(3, 6)
-    # Lines have no values printed: they would lie on one another.
-    is_printed = kind != "line" and rng.random() < PRINTED
+    is_printed = rng.random() < (PRINTED if kind != "line" else PRINTED_LINE if num_series == 1 else 0)
     values, labels = _values(rng, step, num_steps, (num_series, len(rows)), is_printed)
     return Chart(
         language=language, kind=kind, title=title, names=rows, series=series, values=values, labels=labels,

@@ -41,7 +41,7 @@ SIGNS_SHARE = {"en": 0.45, "zh": 0.35}
 PLAIN_SHARE = 0.4  # of pictures with several lines: those about which is asked as if there were one
 # Faces whose "a" is a circle with a stroke. Few have it, and without more of them it is read as "o".
 ROUND_A = re.compile(r"Andika|Comic Neue|Quicksand|URW Gothic")
-ROUND_SHARE = 0.2
+ROUND_SHARE = 0.3
 ATTEMPTS = 40
 
 

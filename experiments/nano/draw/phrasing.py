@@ -15,6 +15,7 @@ from experiments.nano.draw.held_out import is_held_out_phrasing
 from vl2.files import read_toml
 
 ATTEMPTS = 64
+CASUAL = 0.06  # share of questions typed in haste: without a capital and without a mark at the end
 INNERMOST = re.compile(r"\(([^()\[\]]*)\)|\[([^()\[\]]*)\]")
 
 
@@ -43,11 +44,18 @@ def as_sentence(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
+def as_typed(sentence: str) -> str:
+    """Return a sentence without its capital and the mark at its end."""
+    return sentence[0].lower() + sentence[1:].rstrip("?.？。")
+
+
 def phrase(question: str, language: str, rng: random.Random, **names: str) -> str:
     """Return a way to ask that is not kept back, with the names filled in."""
     lines = grammars()[question][language]
     for _ in range(ATTEMPTS):
         sentence = expand(rng.choice(lines), rng)
-        if not is_held_out_phrasing(sentence):
-            return sentence.format(**names)
+        if is_held_out_phrasing(sentence):
+            continue
+        typed = as_typed(sentence) if rng.random() < CASUAL else sentence
+        return (sentence if is_held_out_phrasing(typed) else typed).format(**names)
     raise AssertionError(f"nearly all ways to ask {question} are kept back")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from PIL import Image
@@ -21,15 +22,17 @@ from vl2.synth.source import Dropped
 from vl2.synth.words import date
 
 LEAST_SEEN_PX = 9.5
-LEAST_TURNS = 4  # of questions about a picture that is asked about several times
+LEAST_TURNS = 6  # of questions about a picture that is asked about several times
 LONGEST = {"en": 15, "zh": 6}
-RULES = ("none", "head", "rows", "columns", "grid", "frame")
+RULES = ("none", "head", "rows", "columns", "grid", "grid", "frame", "boxes")
+BOLD, UNDERLINED, CAPTION = 0.4, 0.1, 0.25  # shares of tables whose header is so, and of those with a caption
 EXTREMES = {
     "en": (("highest", "largest"), ("lowest", "smallest")),
     "zh": (("高", "大"), ("低", "小")),
 }
 YES_NO = {"en": ("Yes", "No"), "zh": ("是", "否")}
 MOST_CELLS = 45
+ATTEMPTS = 200
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[int, ...]  # columns
+    caption: str = ""  # that may stand above
 
     @property
     def text(self) -> str:
-        return "".join("".join(row) for row in (self.header, *self.rows))
+        return self.caption + "".join("".join(row) for row in (self.header, *self.rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +67,20 @@ class Tables(NanoSource):
         "read",
     )
 
-    turns: int = 12
+    turns: int = 14
 
     def page(self, rng: random.Random) -> Written:
         table = make_table(rng, self.inputs, rng.choice(self.languages))
-        return draw_table(rng, table, self.face(rng, table.text))
+        return self._draw(rng, table)
+
+    def _draw(self, rng: random.Random, table: Table) -> Written:
+        face = self.face(rng, table.text)
+        return draw_table(rng, table, face, self.bold(face, table.text))
 
     def draft(self, rng: random.Random) -> Draft:
         language = rng.choice(self.languages)
         table = make_table(rng, self.inputs, language)
-        written = draw_table(rng, table, self.face(rng, table.text))
+        written = self._draw(rng, table)
         draft = Draft(language=language)
         written.picture(draft, rng)
         asked = set[str]()
@@ -99,17 +107,22 @@ def make_table(rng: random.Random, inputs: str, language: str) -> Table:
     num_rows = rng.randint(2, min(9, MOST_CELLS // (num_columns + 1)))
     keys = names(rng, inputs, language, num_rows, LONGEST[language])
     header = list[str]()
-    while len(header) < num_columns + 1:
+    for _ in range(ATTEMPTS):
         noun = rng.choice(words_of(inputs, language, "nouns"))
         one = cased(rng, noun) if language == "en" else noun
         if len(one) <= 11 and one not in header:
             header.append(one)
+        if len(header) > num_columns:
+            break
+    else:
+        raise Dropped("no words are as short as wished")
     columns = [_column(rng, inputs, language, len(keys)) for _ in range(num_columns)]
     rows = tuple((key, *(cells[n] for cells, _ in columns)) for n, key in enumerate(keys))
     numeric = tuple(1 + n for n, (_, is_numeric) in enumerate(columns) if is_numeric)
     if len(keys) < 2:
         raise Dropped("no names are as short as wished")
-    return Table(language=language, header=tuple(header), rows=rows, numeric=numeric)
+    caption = word(rng, inputs, language)
+    return Table(language=language, header=tuple(header), rows=rows, numeric=numeric, caption=caption)
 
 
 def _column(rng: random.Random, inputs: str, language: str, count: int) -> tuple[list[str], bool]:
@@ -212,43 +225,57 @@ def number_of(cell: str) -> float:
     return float("".join(char for char in cell if char.isdigit() or char in ".-"))
 
 
-def draw_table(rng: random.Random, table: Table, face: fonts.Face) -> Written:
-    """Draw a table so that it can be read; texts are noted by row and column."""
+def draw_table(rng: random.Random, table: Table, face: fonts.Face, bold: fonts.Face) -> Written:
+    """Draw a table so that it can be read, its header in bold now and then; texts are noted by row and column."""
+    head = bold if rng.random() < BOLD else face
     for _ in range(12):
-        font = fonts.load(face, rng.randint(10, 26))
-        written = _draw(rng, table, font)
+        px = rng.randint(10, 26)
+        written = _draw(rng, table, fonts.load(face, px), fonts.load(head, px))
         size = written.page.image.size
-        if max(size) <= MOST_PX and font.size * scale_of(size) >= LEAST_SEEN_PX and is_wanted(rng, size):
+        if max(size) <= MOST_PX and px * scale_of(size) >= LEAST_SEEN_PX and is_wanted(rng, size):
             return written
     raise Dropped("the table is too large to be read")
 
 
-def _draw(rng: random.Random, table: Table, font: fonts.Font) -> Written:
+def _draw(rng: random.Random, table: Table, font: fonts.Font, head_font: fonts.Font) -> Written:
     em = float(font.size)
     pad, row_px = em * rng.uniform(0.3, 1.2), line_height(font) * rng.uniform(1.05, 1.8)
-    margin, frame = round(em * rng.uniform(0.2, 2)), rng.choice(RULES)
+    margin, rules = round(em * rng.uniform(0.2, 2)), rng.choice(RULES)
+    caption = table.caption if rng.random() < CAPTION else ""
     cells = (table.header, *table.rows)
-    widths = [max(text_width(font, row[c]) for row in cells) + 2 * pad for c in range(len(table.header))]
+    fonts_of = [head_font, *[font] * len(table.rows)]
+    widths = [
+        max(text_width(own, row[c]) for own, row in zip(fonts_of, cells, strict=True)) + 2 * pad
+        for c in range(len(table.header))
+    ]
     if rng.random() < 0.3:
         widths = [max(widths)] * len(widths)
-    size = (round(sum(widths)) + 2 * margin, round(row_px * len(cells)) + 2 * margin)
+    top = margin + (round(line_height(head_font) * 1.3) if caption else 0)
+    across = max(sum(widths), text_width(head_font, caption))
+    size = (round(across) + 2 * margin, round(row_px * len(cells)) + top + margin)
     if max(size) > MOST_PX:
         raise Dropped("the table is too large to be read")
     paper = rng.randint(238, 255)
     written = Written(Image.new("RGB", size, (paper, paper, paper)))
     head = rng.choice((None, None, _shade(rng, 200, 240), _shade(rng, 20, 110)))
-    _decorate(rng, written, table, (margin, margin), widths, row_px, frame, head)
+    left = margin + (across - sum(widths)) / 2
+    _decorate(rng, written, table, (left, top), widths, row_px, rules, head)
+    ink, x = _shade(rng, 0, 60), left
+    if caption:
+        written.write("caption", (size[0] / 2, margin), caption, head_font, ink, "ma")
     aligned = [
         rng.choice("lm"),
         *(rng.choice("rrlm") if n in table.numeric else rng.choice("llm") for n in range(1, len(widths))),
     ]
-    ink, x = _shade(rng, 0, 60), float(margin)
+    is_underlined = head is None and rng.random() < UNDERLINED
     for column, (width, side) in enumerate(zip(widths, aligned, strict=True)):
         at = {"l": x + pad, "m": x + width / 2, "r": x + width - pad}[side]
         for row, texts in enumerate(cells):
             color = (255, 255, 255) if row == 0 and head is not None and sum(head) < 400 else ink
-            y = margin + (row + 0.5) * row_px
-            written.write((row, column), (at, y), texts[column], font, color, f"{side}m")
+            y = top + (row + 0.5) * row_px
+            box = written.write((row, column), (at, y), texts[column], fonts_of[row], color, f"{side}m")
+            if row == 0 and is_underlined:
+                written.page.draw.line((box[0], box[3] + 2, box[2], box[3] + 2), fill=ink)
         x += width
     return written
 
@@ -262,29 +289,35 @@ def _decorate(
     rng: random.Random,
     written: Written,
     table: Table,
-    corner: tuple[int, int],
+    corner: tuple[float, float],
     widths: list[float],
     row_px: float,
-    frame: str,
+    rules: str,
     head: Color | None,
 ) -> None:
-    """Shade the header and every other row, and draw the lines."""
+    """Shade the header and every other row or each cell, and draw the lines."""
     (x, y), draw, rows = corner, written.page.draw, len(table.rows) + 1
     right, bottom = x + sum(widths), y + rows * row_px
+    edges = [x + sum(widths[:n]) for n in range(len(widths) + 1)]
     if head is not None:
         draw.rectangle((x, y, right, y + row_px), fill=head)
     if rng.random() < 0.25:
         for row in range(2, rows, 2):
             draw.rectangle((x, y + row * row_px, right, y + (row + 1) * row_px), fill=(228, 232, 238))
-    line, thick = _shade(rng, 90, 190), rng.choice((1, 1, 2))
-    if frame in ("rows", "grid"):
+    line, thick = _shade(rng, 30, 200), rng.choice((1, 1, 2))
+    if rules in ("rows", "grid"):
         for row in range(rows + 1):
             draw.line((x, y + row * row_px, right, y + row * row_px), fill=line, width=thick)
-    if frame in ("columns", "grid"):
-        for n in range(len(widths) + 1):
-            at = x + sum(widths[:n])
+    if rules in ("columns", "grid"):
+        for at in edges:
             draw.line((at, y, at, bottom), fill=line, width=thick)
-    if frame == "head":
+    if rules == "head":
         draw.line((x, y + row_px, right, y + row_px), fill=line, width=thick)
-    if frame == "frame":
+    if rules == "frame":
         draw.rectangle((x, y, right, bottom), outline=line, width=thick)
+    if rules == "boxes":  # with room between them
+        body, room = _shade(rng, 215, 250), rng.uniform(1, 3)
+        for row in range(rows):
+            for start, end in pairwise(edges):
+                box = (start + room, y + row * row_px + room, end - room, y + (row + 1) * row_px - room)
+                draw.rectangle(box, fill=head if row == 0 and head is not None else body)

@@ -18,20 +18,21 @@ from vl2.synth.sprites import Kind, crop_to_visible, draw_sprite
 ATTEMPTS = 50  # places tried for a thing before it is left out
 LEAST_SEEN_PX = 17  # side of a thing, as the processor scales it
 MOST_COVERED = 0.3  # of the smaller of two things that lie on one another
-OUTLINED, TURNED, OVERLAPPING, RESTYLED = 0.25, 0.3, 0.25, 0.4  # shares of scenes
+TURNED, OVERLAPPING, RESTYLED = 0.3, 0.25, 0.4  # shares of scenes
+OUTLINED = (0, 0, 0.15, 0.4, 1)  # shares of the shapes in a scene: none, some or all, each as often
 
 
 def compose(kinds: Sequence[Kind], size: Size, rng: random.Random) -> Composed:
     """Lay a thing of each of `kinds` somewhere; one that finds no room is left out."""
     backdrop = make_backdrop(size, rng)
     image, placed = backdrop.copy(), list[Placed]()
-    is_outlined, is_turned = rng.random() < OUTLINED, rng.random() < TURNED
+    outlined, is_turned = rng.choice(OUTLINED), rng.random() < TURNED
     covered = MOST_COVERED if rng.random() < OVERLAPPING else 0.0
     largest = min(0.42, 0.95 / len(kinds) ** 0.5) * min(size)
     least = max(LEAST_SEEN_PX / scale_of(size), 0.11 * min(size))
     for kind in kinds:
         side = max(16, round(rng.uniform(least, max(least, largest)) / 4) * 4)
-        sprite = draw_thing(kind, side, rng, is_outlined=is_outlined, is_turned=is_turned)
+        sprite = draw_thing(kind, side, rng, is_outlined=rng.random() < outlined, is_turned=is_turned)
         box = _place(sprite.size, size, [thing.box for thing in placed], covered, rng)
         if box is not None:
             image.paste(sprite, (int(box[0]), int(box[1])), sprite)
