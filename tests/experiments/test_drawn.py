@@ -32,6 +32,7 @@ from experiments.nano.splits import is_test_scene, is_test_shop
 from tests.experiments.nano_inputs import held_out_words, write_inputs
 from vl2.data.record import PLACEHOLDER, Record
 from vl2.errors import UserError
+from vl2.synth import fonts
 from vl2.synth.catalog import find_source, make_source
 from vl2.synth.shapes import COLORS
 from vl2.synth.source import Dropped, Source, generate
@@ -273,6 +274,17 @@ def test_shapes_of_one_scene_are_filled_and_outlined() -> None:
         filled = [is_filled(composed.image, thing.box, COLORS["red"][1]) for thing in composed.placed]
         mixed += any(filled) and not all(filled)
     assert 15 < mixed < 45
+
+
+def test_a_bold_face_is_of_the_same_family(inputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("Serif Regular", "Sans Bold", "Serif Bold", "Mono Regular")
+    serif, _, bold, mono = faces = tuple(fonts.Face("", n, name) for n, name in enumerate(names))
+    source = Tables(inputs=inputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(fonts, "find_faces", lambda folders: faces)
+        assert source.bold(serif, "abc") == bold
+        assert source.bold(mono, "abc") == mono
+        assert source.bold(serif, "天") == serif, "PIL's own font has no Chinese"
 
 
 def test_a_caption_stands_above_its_table(inputs: str) -> None:

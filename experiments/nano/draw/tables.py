@@ -32,7 +32,7 @@ EXTREMES = {
 }
 YES_NO = {"en": ("Yes", "No"), "zh": ("是", "否")}
 MOST_CELLS = 45
-ATTEMPTS = 200
+ATTEMPTS = 200  # words tried for a header
 
 
 @dataclass(frozen=True)
