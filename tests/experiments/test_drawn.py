@@ -7,6 +7,9 @@ import io
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +18,8 @@ import pytest
 from PIL import Image
 
 from experiments.nano.draw.answers import CANNOT_TELL
-from experiments.nano.draw.charts import Charts, make_chart
+from experiments.nano.draw.chart_picture import Drawn
+from experiments.nano.draw.charts import Chart, Charts, make_chart
 from experiments.nano.draw.frame import GRIDS, LEAST_PX, MOST_PX, canvas_of, choose_size, scale_of
 from experiments.nano.draw.held_out import has_held_out_word, is_held_out_phrasing
 from experiments.nano.draw.lines import Lines
@@ -223,17 +227,17 @@ def test_what_no_picture_tells_is_asked_in_many_ways() -> None:
         assert not any("{" in question for question in asked)
 
 
+def charts(inputs: str, seed: int) -> Iterator[tuple[Chart, Drawn]]:
+    """Draw charts without end."""
+    source, rng = Charts(inputs=inputs, languages=("en",)), random.Random(seed)
+    while True:
+        with suppress(Dropped):
+            yield source._draw(rng, "en")
+
+
 def test_the_bars_of_a_chart_are_as_high_as_its_values(inputs: str) -> None:
-    rng = random.Random(4)
-    source, seen = Charts(inputs=inputs, languages=("en",)), 0
-    while seen < 10:
-        try:
-            chart, drawn = source._draw(rng, "en")
-        except Dropped:
-            continue
-        if chart.kind not in ("bars", "sideways"):
-            continue
-        seen += 1
+    bars = (made for made in charts(inputs, 4) if made[0].kind in ("bars", "sideways"))
+    for chart, drawn in islice(bars, 10):
         sides = [box[2] - box[0] if chart.kind == "sideways" else box[3] - box[1] for box in drawn.marks.values()]
         most = max(range(len(sides)), key=sides.__getitem__)
         assert chart.values[0][most] == max(chart.values[0])
@@ -242,16 +246,8 @@ def test_the_bars_of_a_chart_are_as_high_as_its_values(inputs: str) -> None:
 
 
 def test_the_values_of_a_line_stand_above_or_below_its_points(inputs: str) -> None:
-    rng = random.Random(8)
-    source, seen = Charts(inputs=inputs, languages=("en",)), 0
-    while seen < 10:
-        try:
-            chart, drawn = source._draw(rng, "en")
-        except Dropped:
-            continue
-        if chart.kind != "line" or not chart.is_printed:
-            continue
-        seen += 1
+    lines = (made for made in charts(inputs, 8) if made[0].kind == "line" and made[0].is_printed)
+    for chart, drawn in islice(lines, 10):
         assert len(chart.series) == 1
         for m, label in enumerate(chart.labels[0]):
             text, letters = drawn.written.texts["value", 0, m]

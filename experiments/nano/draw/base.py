@@ -45,9 +45,8 @@ class NanoSource(Source):
 
     def bold(self, face: fonts.Face, text: str) -> fonts.Face:
         """Return the bold face of a family, or the face itself where there is none that can draw a text."""
-        family = face.name.rpartition(" ")[0]
-        named = {other.name: other for other in fonts.find_faces(self.font_folders)}
-        bold = named.get(f"{family} Bold", face)
+        name = face.name.rpartition(" ")[0] + " Bold"
+        bold = next((other for other in fonts.find_faces(self.font_folders) if other.name == name), face)
         return bold if fonts.covers(bold, text) else face
 
     def own_licence(self) -> str:

@@ -24,7 +24,7 @@ LEAST_SEEN_PX = 9.0  # of letters, as the processor scales them
 AXIS = 0.75  # share of charts with printed values that have a numbered axis as well
 GRID = 0.5
 SHADED = 0.15  # share of charts whose plot has a color of its own
-SMALLEST = 0.7  # of the letters of names: those of numbers
+SMALLEST = 0.7  # least size of numbers, as a share of that of names
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ LEAST_SEEN_PX = 9.5
 LEAST_TURNS = 6  # of questions about a picture that is asked about several times
 LONGEST = {"en": 15, "zh": 6}
 RULES = ("none", "head", "rows", "columns", "grid", "grid", "frame", "boxes")
-BOLD, UNDERLINED, CAPTION = 0.4, 0.1, 0.25  # shares of tables whose header is so, and of those with a caption
+BOLD, UNDERLINED, CAPTION = 0.4, 0.1, 0.25  # shares of tables with a bold header, an underlined one, a caption
 EXTREMES = {
     "en": (("highest", "largest"), ("lowest", "smallest")),
     "zh": (("高", "大"), ("低", "小")),
@@ -43,7 +43,7 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[int, ...]  # columns
-    caption: str = ""  # that may stand above
+    caption: str = ""  # may stand above the table
 
     @property
     def text(self) -> str:
