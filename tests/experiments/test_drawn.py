@@ -20,6 +20,7 @@ from PIL import Image
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.chart_picture import Drawn
 from experiments.nano.draw.charts import Chart, Charts, make_chart
+from experiments.nano.draw.forms import FORMS, LOOKS, Look, draw_form, shade
 from experiments.nano.draw.frame import GRIDS, LEAST_PX, MOST_PX, canvas_of, choose_size, scale_of
 from experiments.nano.draw.held_out import has_held_out_word, is_held_out_phrasing
 from experiments.nano.draw.lines import Lines
@@ -38,6 +39,7 @@ from vl2.data.record import PLACEHOLDER, Record
 from vl2.errors import UserError
 from vl2.synth import fonts
 from vl2.synth.catalog import find_source, make_source
+from vl2.synth.scene import Composed
 from vl2.synth.shapes import COLORS
 from vl2.synth.source import Dropped, Source, generate
 from vl2.synth.sprites import built_in_kinds
@@ -165,7 +167,7 @@ def test_what_is_not_in_a_table_cannot_be_told(inputs: str) -> None:
 
 def test_values_that_are_not_printed_lie_on_the_axis_or_halfway(inputs: str) -> None:
     rng, found = random.Random(3), 0
-    for _ in range(60):
+    for _ in range(90):
         chart = make_chart(rng, inputs, "en", 4)
         if not chart.is_printed:
             found += 1
@@ -258,18 +260,43 @@ def test_the_values_of_a_line_stand_above_or_below_its_points(inputs: str) -> No
             assert box[3] <= (y0 + y1) / 2 or box[1] >= (y0 + y1) / 2
 
 
-def test_shapes_of_one_scene_are_filled_and_outlined() -> None:
-    def is_filled(image: Image.Image, box: tuple[float, float, float, float], color: tuple[int, int, int]) -> bool:
+def test_shapes_of_one_scene_are_drawn_in_one_look_or_in_several() -> None:
+    def is_empty(composed: Composed, box: tuple[float, float, float, float]) -> bool:
         at = (round((box[0] + box[2]) / 2), round((box[1] + box[3]) / 2))
-        return image.getpixel(at) == color
+        return composed.image.getpixel(at) == composed.backdrop.getpixel(at)
 
     square = next(kind for kind in built_in_kinds() if kind.en == "square" and kind.color == "red")
-    mixed = 0
-    for seed in range(60):
+    outlined = Counter[str]()
+    for seed in range(80):
         composed = compose([square] * 6, (400, 300), random.Random(seed))
-        filled = [is_filled(composed.image, thing.box, COLORS["red"][1]) for thing in composed.placed]
-        mixed += any(filled) and not all(filled)
-    assert 15 < mixed < 45
+        empty = [is_empty(composed, thing.box) for thing in composed.placed]
+        outlined["all" if all(empty) else "some" if any(empty) else "none"] += 1
+    assert min(outlined[key] for key in ("all", "some", "none")) > 3
+
+
+def test_flat_shapes_differ_in_form_and_keep_their_color() -> None:
+    flat = {"circle", "square", "triangle", "diamond", "pentagon", "star", "heart", "cross", "arrow", "moon"}
+    assert set(FORMS) == flat
+    for name in FORMS:
+        drawn = [draw_form(name, (0, 0, 0), 60, "filled", random.Random(seed)) for seed in range(6)]
+        assert len({image.tobytes() for image in drawn}) > 1, name
+        for image in drawn:
+            left, top, right, bottom = image.getchannel("A").getbbox() or (0, 0, 0, 0)
+            assert max(right - left, bottom - top) > 48, f"{name} fills its square"
+    for name, (_, color) in COLORS.items():
+        for seed in range(50):
+            other = shade(color, random.Random(seed))
+            nearest = min(COLORS, key=lambda key: sum((a - b) ** 2 for a, b in zip(COLORS[key][1], other, strict=True)))
+            assert nearest == name, (name, other)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_look_shows_the_color_of_the_shape(look: Look) -> None:
+    color = COLORS["blue"][1]
+    for seed in range(10):
+        image = draw_form("star", color, 80, look, random.Random(seed))
+        solid = [pixel for pixel in image.get_flattened_data() if pixel[3] == 255]
+        assert sum(pixel[:3] == color for pixel in solid) > (0.02 if look == "graded" else 0.15) * len(solid)
 
 
 def test_a_bold_face_is_of_the_same_family(inputs: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,3 +432,22 @@ def test_kept_back_groups_and_shops_are_never_shown(inputs: str) -> None:
     kept = {f"SHOP {n}" for n in range(60) if is_test_shop(f"SHOP {n}")}
     assert kept
     assert shops == {f"SHOP {n}" for n in range(60)} - kept
+
+
+def test_whole_receipts_are_asked_for_all_that_they_say(tmp_path: Path) -> None:
+    folder = tmp_path / "sets/sroie"
+    folder.mkdir(parents=True)
+    shop = next(f"SHOP {n}" for n in range(60) if not is_test_shop(f"SHOP {n}"))
+    texts = (shop, "12/05/2018", "SUBTOTAL", "7.50", "TOTAL", "7.50", "THANK YOU")
+    lines = [
+        {"text": text, "x0": 20.0 + 150 * (n in (3, 5)), "y0": y, "x1": 140.0 + 150 * (n in (3, 5)), "y1": y + 18}
+        for n, (text, y) in enumerate(zip(texts, (10.0, 40.0, 70.0, 70.0, 100.0, 100.0, 130.0), strict=True))
+    ]
+    row = {"id": "1", "image": png((300, 160)), "lines": lines, "company": shop, "date": "12/05/2018", "address": None,
+           "total": "7.50"}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row]), folder / "train-00000-of-00001.parquet")
+    for record in records(RealReceipts(inputs=str(tmp_path), tasks=("whole",)), 10):
+        assert (record.images[0].width, record.images[0].height) == (300, 160)
+        assert sorted(answer for _, answer in turns(record)) == sorted((shop, "12/05/2018", "7.50"))
+        (total,) = [record.objects[m.evidence[0]] for m in record.messages[1::2] if m.parts[0].text == "7.50"]
+        assert {box[1] for box in total.boxes_px} == {100.0}, "the line that says TOTAL"

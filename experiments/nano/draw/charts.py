@@ -21,7 +21,7 @@ from vl2.synth.draft import Draft
 from vl2.synth.source import Dropped
 
 Kind = Literal["bars", "sideways", "grouped", "line"]
-KINDS: tuple[Kind, ...] = ("bars", "bars", "sideways", "sideways", "grouped", "line")
+KINDS: tuple[Kind, ...] = ("bars", "bars", "sideways", "sideways", "grouped", "grouped", "line")
 EXTREMES = {
     "en": (("highest", "largest", "greatest"), ("lowest", "smallest")),
     "zh": (("高", "大", "多"), ("低", "小", "少")),
@@ -186,7 +186,9 @@ def _ask_extreme(rng: random.Random, draft: Draft, chart: Chart, drawn: Drawn, a
     )
     if values.count(wanted) > 1 or question in asked:
         return None
-    draft.ask(question, chart.names[values.index(wanted)], drawn.written.show(draft, [("name", values.index(wanted))]))
+    at = values.index(wanted)
+    shown = drawn.written.show(draft, [("name", at), *([("value", 0, at)] if chart.is_printed else [])])
+    draft.ask(question, chart.names[at], shown)
     return question
 
 

@@ -1,4 +1,4 @@
-"""Sizes of pictures: grids of up to twelve tiles, drawn smaller or larger than the tiles will be.
+"""Sizes of pictures: grids of up to twenty tiles, drawn smaller or larger than the tiles will be.
 
 The processor fits a picture into the grid that keeps most of it, so what is drawn at 24 px may be read at 12. A size is
 chosen by its grid, and comes with the factor by which the processor will scale it.
@@ -18,10 +18,10 @@ from vl2.process.tiling import Size, choose_canvas, scaled
 
 PROCESSOR = PreprocessConfig.from_file(Path(str(resources.files("vl2"))) / "nano/processor_config.json")
 TILE_PX, CANVASES = PROCESSOR.tile_px, PROCESSOR.candidate_resolutions
-# Columns and rows with how often: a picture of 400 x 300 px is in twelve tiles already, and most pictures are larger.
+# Columns and rows with how often: a picture of 400 x 300 px is in twelve tiles, one of 560 x 420 px in twenty.
 GRIDS = {
     (2, 1): 7, (1, 2): 4, (2, 2): 15, (3, 1): 4, (1, 3): 2, (3, 2): 13, (2, 3): 7, (3, 3): 10, (4, 2): 6, (2, 4): 3,
-    (4, 3): 20, (3, 4): 9,
+    (4, 3): 20, (3, 4): 9, (5, 2): 2, (5, 3): 6, (3, 5): 3, (5, 4): 16, (4, 5): 6,
 }  # fmt: skip
 LEAST_PX, MOST_PX = 96, 1200
 ENLARGED = 2.6  # times the grid's own size, at most

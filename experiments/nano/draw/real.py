@@ -1,17 +1,19 @@
 """Pictures that others made: SROIE's receipts, NLVR's scenes, photographs of cells and cards.
 
-One in five shops, groups of scenes and photographs is kept back and never shown. Receipts are cut: of a whole one, a
-thousand pixels high, letters would be eight pixels high in nine tiles.
+One in five shops, groups of scenes and photographs is kept back and never shown. Receipts are asked about whole, and in
+parts, whose letters are larger.
 """
 
 from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from statistics import median
 from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
@@ -30,8 +32,13 @@ from vl2.synth.nouns import article, plural
 from vl2.synth.source import Dropped
 
 MOST_ROWS = 8
-LEAST_SEEN_PX = 9  # of a line's height, as the processor scales it
+LEAST_SEEN_PX = 9  # of a line's height in the middle, as the processor scales it
+ASKED = {"total": "total", "date": "date", "shop": "company"}  # a question, and the field that answers it
 SAME_LINE = 0.6  # of a line's height: texts whose middles are no further apart are on one line
+
+TOTAL = re.compile(r"(?<!sub)(?<!sub )(?<!sub-)total", re.IGNORECASE)
+
+Line = tuple[str, BoxPx]
 
 
 def _rows(folder: str) -> Iterator[dict[str, Any]]:
@@ -47,45 +54,61 @@ def _receipts(folder: str) -> tuple[dict[str, Any], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class RealReceipts(NanoSource):
-    """Tasks "read" (the lines of a part), "total", "date" and "shop" (of a part that shows it, or the whole)."""
+    """Tasks "read" (the lines of a part), "total", "date" and "shop" (of a part that shows it), "whole" (all three)."""
 
     name = "nano_real_receipts"
     category = "ocr"
-    tasks_known: ClassVar[tuple[str, ...]] = ("read", "read", "total", "date", "shop")
+    tasks_known: ClassVar[tuple[str, ...]] = ("read", "read", "total", "date", "shop", *("whole",) * 4)
 
     def draft(self, rng: random.Random) -> Draft:
         row = rng.choice(_receipts(str(Path(self.inputs) / "sets/sroie")))
         task = self.pick_task(rng)
-        field = {"total": "total", "date": "date", "shop": "company"}.get(task, "")
         with Image.open(io.BytesIO(row["image"])) as opened:
             image = opened.convert("RGB")
         lines = [(line["text"], (line["x0"], line["y0"], line["x1"], line["y1"])) for line in row["lines"]]
         rows = in_rows([line for line in lines if line[0]])
+        draft = Draft(language="en")
+        if task == "whole":
+            self._picture(rng, draft, image, (0, 0, *image.size), [line for row_of in rows for line in row_of])
+            for field in rng.sample(tuple(ASKED), len(ASKED)):
+                _ask(rng, draft, field, row[ASKED[field]], rows)
+            if not draft.messages:
+                raise Dropped("no line shows a field")
+            return draft
+        field = ASKED.get(task, "")
         wanted = [n for n, row_of in enumerate(rows) if not field or shows(row_of, row[field])]
         if not wanted:
             raise Dropped("no line shows the field")
         first, last = _around(rng, rng.choice(wanted), len(rows))
         box, shown = _cut(rows, first, last, image.size)
-        part = image.crop(box)
-        if min(line[1][3] - line[1][1] for line in shown) * scale_of(part.size) < LEAST_SEEN_PX:
-            raise Dropped("the lines are too small to be read")
-        draft = Draft(language="en")
-        draft.picture(part, jpeg_quality=rng.randint(70, 92))
-        if not field:
-            answer = "\n".join(text for text, _ in shown)
-            draft.ask(
-                phrase("read_lines", "en", rng), answer, [draft.show(text, letters(text, b)) for text, b in shown]
-            )
+        self._picture(rng, draft, image, box, shown)
+        if field:
+            _ask(rng, draft, task, row[field], in_rows(shown))
             return draft
-        value = row[field]
-        question = FIELDS[field] if rng.random() < 0.4 else phrase(f"receipt_{task}", "en", rng)
-        seen = next(line for line in shown if value in line[0])
-        at = seen[0].index(value)
-        draft.ask(question, value, [draft.show(value, letters(*seen)[at : at + len(value)])])
+        answer = "\n".join(text for text, _ in shown)
+        draft.ask(phrase("read_lines", "en", rng), answer, [draft.show(text, letters(text, b)) for text, b in shown])
         return draft
 
+    def _picture(
+        self, rng: random.Random, draft: Draft, image: Image.Image, box: tuple[int, int, int, int], shown: list[Line]
+    ) -> None:
+        """Add a part of a picture, if the lines that it shows can be read."""
+        part = image.crop(box)
+        if median(line[1][3] - line[1][1] for line in shown) * scale_of(part.size) < LEAST_SEEN_PX:
+            raise Dropped("the lines are too small to be read")
+        draft.picture(part, jpeg_quality=rng.randint(70, 92))
 
-Line = tuple[str, BoxPx]
+
+def _ask(rng: random.Random, draft: Draft, task: str, value: str | None, rows: list[list[Line]]) -> None:
+    """Ask for a field if a row shows it: for the total, one that says so, where there is one."""
+    having = [row for row in rows if shows(row, value)]
+    if not having or value is None:
+        return
+    said = [row for row in having if any(TOTAL.search(text) for text, _ in row)] if task == "total" else []
+    seen = next(line for line in (said or having)[0] if value in line[0])
+    at = seen[0].index(value)
+    question = FIELDS[ASKED[task]] if rng.random() < 0.4 else phrase(f"receipt_{task}", "en", rng)
+    draft.ask(question, value, [draft.show(value, letters(*seen)[at : at + len(value)])])
 
 
 def shows(row: list[Line], value: str | None) -> bool:

@@ -71,13 +71,15 @@ class Scenes(NanoSource):
     def _wanted(self, rng: random.Random) -> list[Kind]:
         """Return the kinds of a scene, one for each thing: up to nine of a kind, and a dozen things."""
         pool = self.pool()
-        shares = (1, 2, 3, 3, 3) if self.tasks == ("count",) else (3, 3, 3, 2, 1)
+        is_counted = self.tasks == ("count",)
+        shares = (2, 3, 3, 2, 1) if is_counted else (3, 3, 3, 2, 1)
         num_kinds = rng.choices((1, 2, 3, 4, 5), shares)[0]
         chosen = rng.sample(pool, num_kinds)
         if self.kinds_of == "shapes" and rng.random() < 0.5:  # alike in form or in color: to be told apart
             near = [kind for kind in pool if kind.en == chosen[0].en or kind.color == chosen[0].color]
             chosen = [chosen[0], *rng.sample(near, num_kinds - 1)]
-        counts = [rng.randint(1, MOST), *(rng.choice((1, 1, 2, 3, 4, 5)) for _ in chosen[1:])]
+        others = (1, 1, 1, 2, 3) if is_counted else (1, 1, 2, 3, 4, 5)  # where all are many, few have room
+        counts = [rng.randint(1, MOST), *(rng.choice(others) for _ in chosen[1:])]
         if self.tasks == ("place",):
             counts = [rng.choice((1, 1, 1, 1, 2)) for _ in chosen]
         rng.shuffle(counts)
