@@ -81,8 +81,7 @@ class Charts(NanoSource):
     category = "table_chart"
     tasks_known: ClassVar[tuple[str, ...]] = (
         *("value",) * 7,
-        "extreme",
-        "extreme",
+        *("extreme",) * 4,
         "number",
         "title",
         "unknown",
