@@ -280,7 +280,7 @@ def test_the_processor_offers_the_grids_that_the_configuration_lists() -> None:
         assert preset(name).to_dict()["candidate_resolutions"] == released["candidate_resolutions"]
     nano = json.loads((SOURCE / "nano" / "processor_config.json").read_text(encoding="utf-8"))
     assert preset("nano").to_dict()["candidate_resolutions"] == nano["candidate_resolutions"]
-    assert nano["candidate_resolutions"] == [list(canvas) for canvas in candidate_canvases(168, 12)]
+    assert nano["candidate_resolutions"] == [list(canvas) for canvas in candidate_canvases(168, 20)]
 
 
 def tree_paths(block: str) -> list[str]:
