@@ -84,7 +84,7 @@ def kill_while_building(here: Path, to: str, rng: random.Random, most_parts: int
     while num_parts(here, to) < wanted:
         assert process.poll() is None, "the build ended before it could be killed"
         time.sleep(0.002)
-    time.sleep(rng.random() * 0.05)  # somewhere within a part
+    time.sleep(rng.random() * 0.01)  # somewhere within a part, which takes some 10 ms: with more, the build may end
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     return num_parts(here, to) - before

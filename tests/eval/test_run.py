@@ -257,8 +257,9 @@ def test_the_same_pictures_in_another_folder_are_the_same_data(tmp_path: Path) -
 
 
 def test_a_task_with_more_tiles_cuts_finer_and_a_given_number_wins(nano: VLM) -> None:
-    protocol = replace(TASK.protocols["vl2"], max_tiles=18)
-    assert apply_protocol(nano, protocol, 4).processor.cutter.most_views > nano.processor.cutter.most_views
+    coarser, protocol = (replace(TASK.protocols["vl2"], max_tiles=most) for most in (18, 24))
+    assert apply_protocol(nano, protocol, 4).processor.cutter.most_views == 25 > nano.processor.cutter.most_views
+    assert apply_protocol(nano, coarser, 4).processor.cutter.most_views == nano.processor.cutter.most_views == 21
     chosen = VLM(nano.model, nano.processor.with_tiling("paper", 4), folder=nano.folder)
     assert apply_protocol(chosen, protocol, 4).processor.max_tiles == 4
     assert apply_protocol(nano, protocol, 4).limits.max_num_seqs == 4

@@ -223,7 +223,7 @@ def test_the_models_tell_what_they_take(client: OpenAI) -> None:
     assert card.model_extra is not None
     assert card.model_extra["modalities"]["input"] == ["text", "image"]
     assert card.model_extra["context_length"] == 4096
-    assert card.model_extra["image_limits"]["max_tiles"] == 13
+    assert card.model_extra["image_limits"]["max_tiles"] == 21
     assert client.models.retrieve("nano").id == "nano"
 
 

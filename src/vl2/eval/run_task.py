@@ -81,9 +81,10 @@ def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Itera
 
 
 def apply_protocol(vlm: VLM, protocol: Protocol, batch_size: int) -> VLM:
-    """Return the same model with the protocol's number of tiles and the batch size."""
+    """Return the same model with the batch size, and the protocol's number of tiles if that is more than its own."""
     processor = vlm.processor
-    if protocol.max_tiles is not None and processor.max_tiles is None:
+    own_tiles = processor.cutter.most_views - 1  # without the overview
+    if protocol.max_tiles is not None and processor.max_tiles is None and protocol.max_tiles > own_tiles:
         processor = processor.with_tiling(processor.tiling, protocol.max_tiles)
     limits = replace(vlm.limits, max_num_seqs=batch_size)
     return VLM(vlm.model, processor, folder=vlm.folder, limits=limits, runner=vlm.runner)
