@@ -301,7 +301,7 @@ def test_limits_are_checked() -> None:
 def test_the_built_in_model_answers_without_files_or_network() -> None:
     nano = load("nano", device="cpu")
     reply = nano.chat("What is in this picture?", [SQUARE], max_new_tokens=8)
-    assert reply.usage.visual_tokens == 4 * 6 * (4 * 6 + 1) + 6 * 7 + 1, "384 px at 1.5 times their size need 4 x 4 tiles"
+    assert reply.usage.visual_tokens == 4 * 6 * (4 * 6 + 1) + 6 * 7 + 1, "16 tiles, as 384 px count as 576"
     assert len(reply.token_ids) <= 8
 
 
