@@ -1,6 +1,7 @@
-"""Flat shapes as many hands draw them: in other proportions and shades than the built-in ones, with edges and patterns.
+"""Flat shapes in varied proportions and shades, filled, edged, outlined, patterned or graded.
 
-A form is a polygon in the unit square, y downwards. A model that has seen one star in one red does not know stars.
+The built-in shapes have one form and one shade of each color, and a model that saw only those misses others.
+A form is a polygon in the unit square, y downwards.
 """
 
 from __future__ import annotations
@@ -125,16 +126,17 @@ def draw_form(name: str, color: Color, side: int, look: Look, rng: random.Random
     edge = max(1.5, side * rng.uniform(0.03, 0.1)) * OVERSAMPLE
     # The line around a form lies half outside of it.
     points = [(edge / 2 + x * (large - edge), edge / 2 + y * (large - edge)) for x, y in FORMS[name](rng)]
+    closed = [*points, points[0], points[1]]  # one corner further than the first, so that this is joined too
     mask = Image.new("L", (large, large), 0)
     draw = ImageDraw.Draw(mask)
     if look != "outlined":
         draw.polygon(points, fill=255)
     if look in ("edged", "outlined", "patterned"):
-        draw.line([*points, points[0], points[1]], fill=255, width=round(edge), joint="curve")
+        draw.line(closed, fill=255, width=round(edge), joint="curve")
     drawn = _inside(color, large, look, rng)
     if look in ("edged", "patterned"):
         line = color if look == "patterned" else _edge_color(color, rng)
-        ImageDraw.Draw(drawn).line([*points, points[0], points[1]], fill=line, width=round(edge), joint="curve")
+        ImageDraw.Draw(drawn).line(closed, fill=line, width=round(edge), joint="curve")
     drawn.putalpha(mask)
     return drawn.resize((side, side), Image.Resampling.BOX)
 
