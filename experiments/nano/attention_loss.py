@@ -6,8 +6,7 @@ image or a text an answer rests (`evidence.py`), the first head of chosen decode
 part of what such a token attends to shall fall on each thing that it rests on, and nothing on anything else. What is
 read there, and what is made of it, next-token loss learns as before. At inference nothing is different.
 
-    [auxiliary_loss]
-    function = "experiments.nano.attention_loss:AttentionLoss"
+`guidance.py` chooses the layers.
 
 Source: that attention can be supervised, arXiv 1609.04186 (alignments in translation); where and how, ours.
 
@@ -33,14 +32,13 @@ from vl2.model.rope import Angles
 from vl2.process.processor import Processor
 from vl2.process.sample import Sample
 
-LAYERS = (1, 2, 3, 4)
 HEAD = 0
 
 
 class AttentionLoss:
     """Watches the attention of some layers during a forward pass, and says how far it is from the evidence."""
 
-    def __init__(self, model: VL2, processor: Processor, layers: Sequence[int] = LAYERS) -> None:
+    def __init__(self, model: VL2, processor: Processor, layers: Sequence[int]) -> None:
         """UserError if a layer is not there, or nothing of the language model is trained."""
         decoder = model.language.model.layers
         outside = [layer for layer in layers if not 0 <= layer < len(decoder)]

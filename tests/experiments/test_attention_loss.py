@@ -13,7 +13,6 @@ import torch
 import vl2
 from experiments.nano.attention_loss import HEAD, AttentionLoss, evidence_of
 from experiments.nano.evidence import Evidence
-from experiments.nano.plan import Where, make_plans, read_run
 from tests.model.configs import small_model
 from tests.train.packs import join, random_pack
 from tests.train.test_stage import a_stage
@@ -23,9 +22,7 @@ from vl2.errors import UserError
 from vl2.grid import UNTILED
 from vl2.model import VL2, attention
 from vl2.process.processor import Processor
-from vl2.train.loss import AuxiliaryLoss, open_auxiliary_loss
 from vl2.train.ranks import ONE
-from vl2.train.recipe import Recipe
 from vl2.train.recompute import checkpoint_activations
 from vl2.train.shard import shard
 from vl2.train.step import TrainStep
@@ -132,14 +129,3 @@ def test_a_frozen_language_model_is_refused() -> None:
     model.language.requires_grad_(False)
     with pytest.raises(UserError, match="and that is frozen"):
         AttentionLoss(model, PROCESSOR, LAYERS)
-
-
-def test_it_is_an_auxiliary_loss_that_the_recipe_names(tmp_path: Path) -> None:
-    plans = make_plans(read_run(RECIPE), 2, Where(inputs=tmp_path, to=tmp_path))
-    named = [plan.recipe.auxiliary_loss for plan in plans[2:] if isinstance(plan.recipe, Recipe)]
-    assert len(named) == 3
-    model = small_model("base", 0)
-    model.language.model.layers.extend(small_model("base", 1).language.model.layers)
-    for options in named:
-        loss: AuxiliaryLoss | None = open_auxiliary_loss(options, model, PROCESSOR)
-        assert isinstance(loss, AttentionLoss)

@@ -31,7 +31,7 @@ from experiments.nano.draw.scenes import Places, Scenes
 from experiments.nano.draw.signs import with_signs
 from experiments.nano.draw.statements import Item, make_statement
 from experiments.nano.draw.tables import Table, Tables, ask, number_of
-from experiments.nano.draw.things import compose
+from experiments.nano.draw.things import compose, draw_thing
 from experiments.nano.draw.told import Told
 from experiments.nano.splits import is_test_scene, is_test_shop
 from tests.experiments.nano_inputs import held_out_words, write_inputs
@@ -272,6 +272,20 @@ def test_shapes_of_one_scene_are_drawn_in_one_look_or_in_several() -> None:
         empty = [is_empty(composed, thing.box) for thing in composed.placed]
         outlined["all" if all(empty) else "some" if any(empty) else "none"] += 1
     assert min(outlined[key] for key in ("all", "some", "none")) > 3
+
+
+def test_a_square_is_turned_a_little_and_never_on_its_corner() -> None:
+    red_square = next(kind for kind in built_in_kinds() if kind.en == "square" and kind.color == "red")
+
+    def filled(seed: int) -> float:
+        """Return the part of its box that a turned square covers: all of it upright, half of it on its corner."""
+        sprite = draw_thing(red_square, 60, random.Random(seed), look="filled", is_varied=False, is_turned=True)
+        alpha = sprite.getchannel("A").point(lambda value: 255 * (value > 127))
+        return alpha.histogram()[255] / (sprite.width * sprite.height)
+
+    squares = [filled(seed) for seed in range(60)]
+    assert min(squares) > 0.57
+    assert max(squares) > 0.85
 
 
 def test_flat_shapes_differ_in_form_and_keep_their_color() -> None:

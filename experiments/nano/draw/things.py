@@ -19,10 +19,13 @@ from vl2.synth.sprites import Kind, crop_to_visible, draw_sprite
 ATTEMPTS = 50  # places tried for a thing before it is left out
 LEAST_SEEN_PX = 17  # side of a thing, as the processor scales it
 MOST_COVERED = 0.3  # of the smaller of two things that lie on one another
-TURNED, OVERLAPPING, RESTYLED = 0.3, 0.35, 0.4  # shares of scenes
+TURNED, OVERLAPPING, RESTYLED = 0.65, 0.35, 0.4  # shares of scenes
 VARIED = 0.7  # share of scenes whose flat shapes are not the built-in ones
 ALIKE = 0.4  # share of scenes in which all shapes are drawn in one look
 RULED = 0.15  # share of scenes on paper with pale dots or lines
+# How far a thing may be turned, in degrees: a square on its corner is a diamond, a house on its roof no house.
+TURNS = {"moon": 60, "heart": 40, **dict.fromkeys(("circle", "triangle", "pentagon", "star", "arrow", "fish"), 180)}
+OTHER_TURN = 20
 
 
 def compose(kinds: Sequence[Kind], size: Size, rng: random.Random) -> Composed:
@@ -59,7 +62,7 @@ def draw_thing(
         if not kind.art and look == "outlined":
             sprite = outline(sprite, COLORS[kind.color][1], max(2, round(side * rng.uniform(0.04, 0.1))))
     if is_turned:
-        most = 180 if not kind.art else 25
+        most = OTHER_TURN if kind.art else TURNS.get(kind.en, OTHER_TURN)
         sprite = crop_to_visible(sprite.rotate(rng.uniform(-most, most), Image.Resampling.BICUBIC, expand=True))
     return sprite
 
