@@ -3,7 +3,7 @@
     [auxiliary_loss]
     function = "experiments.nano.guidance:Guidance"
 
-Both are taught in the middle of the decoder: four layers attend, and the first two of them know positions.
+The four decoder layers before the last one are taught to attend, and the first two of these to know positions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NUM_LAYERS, NUM_PLACED = 4, 2
 
 
 class Guidance:
-    """The mean over the tokens with evidence of what the attention of each and the positions of its pack are off."""
+    """A mean over the tokens with evidence: of the attention loss of each and the position loss of its pack."""
 
     def __init__(self, model: VL2, processor: Processor) -> None:
         """UserError if the model has too few layers, or nothing of the language model is trained."""

@@ -1,13 +1,13 @@
 """A loss that teaches visual tokens where in the image they are.
 
-A cell of a table is found where its row and its column meet, and the tokens of an image come one row after the other:
-what stands below what can only be told by a token that knows its column and its row. The encoder sees each tile alone,
-and the language model knows the distance of two tokens in the sequence, which is another one for each width of image.
-Next-token loss alone hardly teaches places: of the column a linear probe found 0.19 of the variance at two tiles and
-0.71 at eight after ten fine-tunings.
+A cell of a table is where its row and its column meet. To find it, visual tokens must know their row and column, and
+nothing tells them: the encoder sees each tile alone, and the language model knows only how far apart two tokens are in
+the sequence, which depends on the width of the image. Next-token loss hardly teaches it. After ten fine-tunings a
+linear probe of the decoder explained 19 % of the variance of a wave of two tiles along the columns, and 71 % of one of
+eight tiles.
 
-So the input of two decoder layers, projected on fixed random directions, shall be the sines and cosines of a token's
-column and row in the image, in waves of one to sixteen tiles. At inference nothing is different.
+So what some decoder layers read, projected on fixed random directions, is pulled toward the sines and cosines of each
+token's column and row in the image, in waves of one to sixteen tiles. At inference nothing is different.
 
 Source: waves of positions as features, arXiv 1706.03762; as a target, ours.
 
