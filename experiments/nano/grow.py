@@ -72,6 +72,8 @@ def _grown_config(old: LanguageConfig, growth: Growth) -> LanguageConfig:
     heads, rope_dim = growth.heads or old.num_attention_heads, growth.rope_dim or old.qk_rope_head_dim
     if growth.layers < 0 or not dense <= growth.after <= layers:
         raise UserError(f"--layers must not be negative and --after in {dense}..{layers}")
+    if growth.layers and dense == layers:
+        raise UserError("only a model with experts can grow layers, and this one has dense layers alone")
     if heads < old.num_attention_heads:
         raise UserError(f"--heads must be at least {old.num_attention_heads}, got {heads}")
     if rope_dim < old.qk_rope_head_dim or rope_dim % old.qk_rope_head_dim:
