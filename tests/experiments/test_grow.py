@@ -81,6 +81,17 @@ def test_what_cannot_grow_is_refused(tmp_path: Path) -> None:
     assert not to.exists()
 
 
+def test_layers_are_not_added_to_a_model_without_experts(tmp_path: Path) -> None:
+    dense = tmp_path / "dense"
+    shutil.copytree(CHECKPOINTS / "base", dense)
+    text = (dense / CONFIG).read_text()
+    changed = text.replace('"first_k_dense_replace": 1', '"first_k_dense_replace": 4')
+    assert changed != text
+    (dense / CONFIG).write_text(changed)
+    with pytest.raises(UserError, match="only a model with experts can grow layers"):
+        grow(dense, Growth(layers=1, after=4), tmp_path / "grown")
+
+
 @pytest.mark.parametrize(("name", "content"), [(CONFIG, "{"), (CONFIG, "[]"), (WEIGHTS, "")])
 def test_a_damaged_checkpoint_is_refused(name: str, content: str, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged"
