@@ -16,9 +16,9 @@ def test_it_says_what_became_of_the_parts(vl2, tmp_path: Path) -> None:
     ran = vl2("assemble", tmp_path / "out", *RANDOM, "--seed", "3")
     assert (ran.code, ran.err) == (0, "")
     first, language, vision, projector, vocabulary = ran.out.splitlines()
-    assert first == f"{tmp_path / 'out'}: 0.03 GB in bfloat16"
+    assert first == f"{tmp_path / 'out'}: 0.04 GB in bfloat16"
     assert language.startswith("language ")
-    assert language.endswith("parameters: 6 layers, context 4,096; random:nano")
+    assert language.endswith("parameters: 8 layers, context 4,096; random:nano")
     assert vision.endswith("parameters: 6 blocks, tiles of 168 px, 144 patches; random:nano")
     assert projector.endswith("parameters: 192 to 256; fresh, seed 3")
     assert vocabulary == "vocabulary 4,096 rows; the tokenizer has all special tokens"
