@@ -93,4 +93,4 @@ def test_the_recipe_for_several_processes_is_planned_on_data_that_were_made_reco
     ran = vl2("train", ROOT / "examples" / "several.toml", "--dry-run", "--tflops", "1", "--json")
     planned = json.loads(ran.out)
     assert planned["is_measured"], planned["note"]
-    assert planned["parts"]["language"]["trained"] == 1_431_040
+    assert planned["parts"]["language"]["trained"] == 1_984_512
