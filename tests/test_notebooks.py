@@ -96,7 +96,7 @@ def test_what_first_steps_calls_right_or_wrong_is_so() -> None:
     shown = dict(zip(bars.names, bars.values, strict=True))
     assert said == shown
     cents = sum(round(100 * float(price)) for _, _, price in drawing().ITEMS)
-    tax = round(cents * 6 / 106)
+    tax = round(cents * 6 / 106)  # the prices include 6 %
     page = (ROOT / "docs" / "notebooks" / "first-steps.ipynb").read_text(encoding="utf-8")
     assert f"The total is {cents / 100:.2f}" in page
     assert printed(name, "What is the total?") == f"{(cents - tax) / 100:.2f}", "this is the subtotal"
