@@ -120,7 +120,7 @@ def test_what_fine_tuning_calls_right_is_so() -> None:
     dark = printed(name, '"darkgreen"').splitlines()
     assert dark == [f"{lit} on {color} -> {right[lit]}" for color in ("black", "darkgreen") for lit in right]
     on_its_side = printed(name, "rotate(90)").splitlines()
-    assert on_its_side == [f"{lit} -> {answer}" for lit, answer in {**right, "yellow": "go"}.items()]
+    assert on_its_side == after
     assert "exact match      0.0% -> 100.0%" in printed(name, "%run -m vl2 finetune")
     drawn = [("bars", "What value does the chart show for Oslo?"), ("scene", "How many blue stars are there?"),
              ("word", "What does the image say?")]  # fmt: skip
@@ -128,4 +128,4 @@ def test_what_fine_tuning_calls_right_is_so() -> None:
     before, after_it = zip(*(line.split("? ")[1].split(" -> ") for line in said), strict=True)
     truth = [right_answer(of, asked) for of, asked in drawn]
     assert list(before) == truth
-    assert [a == b for a, b in zip(after_it, truth, strict=True)] == [False, True, True], "the chart is forgotten"
+    assert list(after_it) == truth
