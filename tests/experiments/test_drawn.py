@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.chart_picture import Drawn
@@ -27,7 +27,7 @@ from experiments.nano.draw.lines import Lines
 from experiments.nano.draw.phrasing import expand, grammars, phrase
 from experiments.nano.draw.real import RealReceipts, RealStatements
 from experiments.nano.draw.receipts import Receipts
-from experiments.nano.draw.scenes import Places, Scenes
+from experiments.nano.draw.scenes import Places, Scenes, _Asker
 from experiments.nano.draw.signs import with_signs
 from experiments.nano.draw.statements import Item, make_statement
 from experiments.nano.draw.tables import Table, Tables, ask, number_of
@@ -39,6 +39,7 @@ from vl2.data.record import PLACEHOLDER, Record
 from vl2.errors import UserError
 from vl2.synth import fonts
 from vl2.synth.catalog import find_source, make_source
+from vl2.synth.draft import Draft
 from vl2.synth.scene import Composed
 from vl2.synth.shapes import COLORS
 from vl2.synth.source import Dropped, Source, generate
@@ -353,6 +354,23 @@ def test_the_total_of_a_receipt_is_the_sum_of_its_prices_and_taxes(inputs: str) 
     assert added > 10
 
 
+def test_what_is_not_there_often_has_a_form_and_a_color_that_are(inputs: str) -> None:
+    source, rng = Scenes(inputs=inputs), random.Random(9)
+    absent = crossed = 0
+    while absent < 200:
+        composed, draft = compose(source._wanted(rng), choose_size(rng), rng), Draft(language="en")
+        _Asker(draft, composed, source.pool(), rng).presences()
+        shown = composed.kinds()
+        for message in draft.messages:
+            if message.parts[0].text != "No.":
+                continue
+            (missing,) = (draft.objects[number] for number in message.evidence)
+            assert missing.label not in {kind.full_name("en") for kind in shown}
+            absent += 1
+            crossed += missing.label in {f"{a.color} {b.en}" for a in shown for b in shown}
+    assert crossed > 0.15 * absent  # without crossed scenes and questions: one in twenty
+
+
 def test_counts_and_boxes_of_a_scene_agree(inputs: str) -> None:
     counted = set[int]()
     for record in records(Scenes(inputs=inputs, languages=("en",), tasks=("count",)), 80):
@@ -446,6 +464,49 @@ def test_kept_back_groups_and_shops_are_never_shown(inputs: str) -> None:
     kept = {f"SHOP {n}" for n in range(60) if is_test_shop(f"SHOP {n}")}
     assert kept
     assert shops == {f"SHOP {n}" for n in range(60)} - kept
+
+
+def test_a_text_cut_out_of_a_receipt_is_asked_for_as_it_is_labeled(tmp_path: Path) -> None:
+    folder = tmp_path / "sets/sroie"
+    folder.mkdir(parents=True)
+    shop = next(f"SHOP {n}" for n in range(60) if not is_test_shop(f"SHOP {n}"))
+    boxes = {"X": (40.0, 10.0, 52.0, 30.0), "TOTAL DUE": (20.0, 50.0, 170.0, 70.0), "7.50": (200.0, 51.0, 260.0, 69.0)}
+    image = Image.new("RGB", (300, 160), "white")
+    for box in boxes.values():
+        ImageDraw.Draw(image).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill="black")
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    lines = [{"text": text, **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))} for text, box in boxes.items()]
+    row = {"id": "1", "image": buffer.getvalue(), "lines": lines, "company": shop, "date": None, "address": None,
+           "total": None}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row]), folder / "train-00000-of-00001.parquet")
+    seen = set[str]()
+    for record in records(RealReceipts(inputs=str(tmp_path), tasks=("line",)), 60):
+        ((question, answer),) = turns(record)
+        seen.add(answer)
+        x0, y0, x1, y1 = boxes[answer]
+        (labeled,) = record.objects
+        assert labeled.label == answer
+        assert len(labeled.boxes_px) == len(answer)
+        left, right = labeled.boxes_px[0][0], labeled.boxes_px[-1][2]
+        assert right - left == pytest.approx(x1 - x0)
+        picture = Image.open(io.BytesIO(record.images[0].data or b"")).convert("L")
+        dark = picture.point(lambda value: 255 * (value < 128)).getbbox()
+        assert dark == pytest.approx((left, labeled.boxes_px[0][1], right, labeled.boxes_px[0][3]), abs=1.5)
+        assert picture.height <= (y1 - y0) * 1.5 + 2
+        # The labels are in capitals whatever the receipt has, so capitals are asked for, but not of a number.
+        assert bool(re.search("capital|upper case", question)) == (answer != "7.50"), question
+    assert seen == set(boxes)
+
+
+def test_single_characters_stand_alone_and_large(inputs: str) -> None:
+    made = list(records(Lines(inputs=inputs, languages=("en",), tasks=("line",)), 400))
+    alone = [record for record in made if len(turns(record)[0][1]) == 1]
+    assert len({turns(record)[0][1] for record in alone}) >= 4
+    heights = [record.objects[0].boxes_px[0] for record in made if len(turns(record)[0][1]) <= 3]
+    sizes = [(record.images[0].width, record.images[0].height) for record in made if len(turns(record)[0][1]) <= 3]
+    seen = [(box[3] - box[1]) * scale_of(size) for box, size in zip(heights, sizes, strict=True)]
+    assert max(seen) > 76
 
 
 def test_whole_receipts_are_asked_for_all_that_they_say(tmp_path: Path) -> None:

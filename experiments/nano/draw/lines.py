@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import random
 import re
+import string
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,14 +35,15 @@ LENGTHS_EN = ((1, 12), (8, 24), (25, 40), (41, 60))  # letters of a line, with t
 SHARES_EN = (20, 36, 26, 18)
 LONGEST = LENGTHS_EN[-1][1]
 LENGTHS_ZH = (10, 18)
-LEAST_SEEN_PX, MOST_SEEN_PX = 9.5, 76  # of letters, as the processor scales them
+LEAST_SEEN_PX, MOST_SEEN_PX = 9.5, 150  # of letters, as the processor scales them
 LEAST_OFTEN = 4  # times that texts must have a character for it to be written at random
-TOKEN_SHARE, WORDS_SHARE = 0.12, 0.12  # of English texts: prices and codes, words without sense
+TOKEN_SHARE, WORDS_SHARE = 0.15, 0.12  # of English texts: prices, codes and single characters; words without sense
 SIGNS_SHARE = {"en": 0.45, "zh": 0.35}
 PLAIN_SHARE = 0.4  # of pictures with several lines: those about which is asked as if there were one
 # Faces whose "a" is a circle with a stroke. Few have it, and without more of them it is read as "o".
 ROUND_A = re.compile(r"Andika|Comic Neue|Quicksand|URW Gothic")
 ROUND_SHARE = 0.3
+ALONE = string.ascii_uppercase * 2 + string.ascii_lowercase + string.digits * 3 + "%#&*+$"
 ATTEMPTS = 40
 
 
@@ -119,7 +121,7 @@ class Lines(NanoSource):
             return self._chinese(rng, high)
         kind = rng.random()
         if kind < TOKEN_SHARE and low < 12:
-            return token(rng)
+            return token(rng) if rng.random() < 0.65 else _few(rng)
         if kind < TOKEN_SHARE + WORDS_SHARE:
             return _joined([word(rng, self.inputs, "en") for _ in range(8)], low, high, rng)
         passages = read_passages(str(Path(self.inputs) / "text/en.txt"))
@@ -156,6 +158,11 @@ class Lines(NanoSource):
         passage = rng.choice(read_passages(path))
         start = rng.randrange(max(1, len(passage) - 1))
         return passage[start : start + rng.randint(1, limit)].strip("，。、；： ") or passage[:limit]
+
+
+def _few(rng: random.Random) -> str:
+    """Return one to three characters, as they stand alone on buttons, keys and price tags."""
+    return "".join(rng.choices(ALONE, k=rng.randint(1, 3)))
 
 
 @lru_cache(maxsize=4)

@@ -36,6 +36,15 @@ LEAST_SEEN_PX = 9  # of a line's height in the middle, as the processor scales i
 ASKED = {"total": "total", "date": "date", "shop": "company"}  # a question, and the field that answers it
 SAME_LINE = 0.6  # of a line's height: texts whose middles are no further apart are on one line
 
+# The set writes every text in capitals, however a receipt has it.
+IN_CAPITALS = (
+    "Write it in capital letters.",
+    "In capitals, please.",
+    "Use capital letters only.",
+    "Everything in upper case.",
+    "Give it in capitals, whatever the receipt has.",
+    "(All in capitals.)",
+)
 TOTAL = re.compile(r"(?<!sub)(?<!sub )(?<!sub-)total", re.IGNORECASE)
 
 Line = tuple[str, BoxPx]
@@ -54,11 +63,14 @@ def _receipts(folder: str) -> tuple[dict[str, Any], ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class RealReceipts(NanoSource):
-    """Tasks "read" (the lines of a part), "total", "date" and "shop" (of a part that shows it), "whole" (all three)."""
+    """Tasks "read" (the lines of a part), "total", "date" and "shop" (of a part that shows it), "whole" (all three).
+
+    "line" cuts out one text alone, as short as a single letter, which then fills the picture.
+    """
 
     name = "nano_real_receipts"
     category = "ocr"
-    tasks_known: ClassVar[tuple[str, ...]] = ("read", "read", "total", "date", "shop", *("whole",) * 4)
+    tasks_known: ClassVar[tuple[str, ...]] = ("read", "read", "total", "date", "shop", *("whole",) * 4, "line")
 
     def draft(self, rng: random.Random) -> Draft:
         row = rng.choice(_receipts(str(Path(self.inputs) / "sets/sroie")))
@@ -75,6 +87,11 @@ class RealReceipts(NanoSource):
             if not draft.messages:
                 raise Dropped("no line shows a field")
             return draft
+        if task == "line":
+            part, line = _cut_line(rng, rng.choice([line for row_of in rows for line in row_of]), image.size)
+            self._picture(rng, draft, image, part, [line])
+            draft.ask(_to_read("read", line[0], rng), line[0], [draft.show(line[0], letters(*line))])
+            return draft
         field = ASKED.get(task, "")
         wanted = [n for n, row_of in enumerate(rows) if not field or shows(row_of, row[field])]
         if not wanted:
@@ -86,7 +103,9 @@ class RealReceipts(NanoSource):
             _ask(rng, draft, task, row[field], in_rows(shown))
             return draft
         answer = "\n".join(text for text, _ in shown)
-        draft.ask(phrase("read_lines", "en", rng), answer, [draft.show(text, letters(text, b)) for text, b in shown])
+        draft.ask(
+            _to_read("read_lines", answer, rng), answer, [draft.show(text, letters(text, b)) for text, b in shown]
+        )
         return draft
 
     def _picture(
@@ -97,6 +116,12 @@ class RealReceipts(NanoSource):
         if median(line[1][3] - line[1][1] for line in shown) * scale_of(part.size) < LEAST_SEEN_PX:
             raise Dropped("the lines are too small to be read")
         draft.picture(part, jpeg_quality=rng.randint(70, 92))
+
+
+def _to_read(question: str, text: str, rng: random.Random) -> str:
+    """Return a way to ask for a text, in capitals if it has letters."""
+    asked = phrase(question, "en", rng)
+    return f"{asked} {rng.choice(IN_CAPITALS)}" if text.upper() != text.lower() else asked
 
 
 def _ask(rng: random.Random, draft: Draft, task: str, value: str | None, rows: list[list[Line]]) -> None:
@@ -120,7 +145,7 @@ def letters(text: str, box: BoxPx) -> list[BoxPx]:
     """Return a box for each character of a line, all of one width."""
     x0, y0, x1, y1 = box
     step = (x1 - x0) / len(text)
-    return [(x0 + n * step, y0, x0 + (n + 1) * step, y1) for n in range(len(text))]
+    return [(x0 + n * step, y0, min(x1, x0 + (n + 1) * step), y1) for n in range(len(text))]
 
 
 def in_rows(lines: list[Line]) -> list[list[Line]]:
@@ -162,6 +187,16 @@ def _cut(
         for text, box in row
     ]
     return (x0, y0, x1, y1), moved
+
+
+def _cut_line(rng: random.Random, line: Line, size: tuple[int, int]) -> tuple[tuple[int, int, int, int], Line]:
+    """Return the part of a picture that has one text, close around it, and where the text is in it."""
+    text, (x0, y0, x1, y1) = line
+    beside, above = ((y1 - y0) * rng.uniform(0, most) for most in (0.6, 0.25))
+    left, top = max(0, round(x0 - beside)), max(0, round(y0 - above))
+    right, bottom = min(size[0], round(x1 + beside)), min(size[1], round(y1 + above))
+    moved = (max(0.0, x0 - left), max(0.0, y0 - top), min(x1, right) - left, min(y1, bottom) - top)
+    return (left, top, right, bottom), (text, moved)
 
 
 @lru_cache(maxsize=2)
