@@ -43,7 +43,7 @@ PLAIN_SHARE = 0.4  # of pictures with several lines: those about which is asked 
 # Faces whose "a" is a circle with a stroke. Few have it, and without more of them it is read as "o".
 ROUND_A = re.compile(r"Andika|Comic Neue|Quicksand|URW Gothic")
 ROUND_SHARE = 0.3
-ALONE = string.ascii_uppercase * 2 + string.ascii_lowercase + string.digits * 3 + "%#&*+$"
+CHARACTERS = string.ascii_uppercase * 2 + string.ascii_lowercase + string.digits * 3 + "%#&*+$"
 ATTEMPTS = 40
 
 
@@ -121,7 +121,7 @@ class Lines(NanoSource):
             return self._chinese(rng, high)
         kind = rng.random()
         if kind < TOKEN_SHARE and low < 12:
-            return token(rng) if rng.random() < 0.65 else _few(rng)
+            return token(rng) if rng.random() < 0.65 else _few_characters(rng)
         if kind < TOKEN_SHARE + WORDS_SHARE:
             return _joined([word(rng, self.inputs, "en") for _ in range(8)], low, high, rng)
         passages = read_passages(str(Path(self.inputs) / "text/en.txt"))
@@ -160,9 +160,9 @@ class Lines(NanoSource):
         return passage[start : start + rng.randint(1, limit)].strip("，。、；： ") or passage[:limit]
 
 
-def _few(rng: random.Random) -> str:
+def _few_characters(rng: random.Random) -> str:
     """Return one to three characters, as they stand alone on buttons, keys and price tags."""
-    return "".join(rng.choices(ALONE, k=rng.randint(1, 3)))
+    return "".join(rng.choices(CHARACTERS, k=rng.randint(1, 3)))
 
 
 @lru_cache(maxsize=4)

@@ -35,7 +35,7 @@ UNKNOWABLE = {
     "zh": ("{name}多少钱？", "{name}是谁的？", "{name}有多重？"),
 }
 MOST = 9
-# Shares of scenes of shapes: some have the form and others the color that is asked for, or all have one of them.
+# Shares of scenes of shapes: a few forms in a few colors, or all with one form or one color in common.
 CROSSED, NEAR = 0.45, 0.25
 
 
@@ -77,11 +77,11 @@ class Scenes(NanoSource):
         shares = (2, 3, 3, 2, 1) if is_counted else (3, 3, 3, 2, 1)
         num_kinds = rng.choices((1, 2, 3, 4, 5), shares)[0]
         chosen = rng.sample(pool, num_kinds)
-        kind_of_choice = rng.random() if self.kinds_of == "shapes" else 1.0
-        if kind_of_choice < CROSSED:
+        roll = rng.random() if self.kinds_of == "shapes" else 1.0
+        if roll < CROSSED:
             crossed = _crossed(pool, rng)
             chosen = rng.sample(crossed, min(num_kinds, len(crossed) - 1))  # one is asked for and not there
-        elif kind_of_choice < CROSSED + NEAR:
+        elif roll < CROSSED + NEAR:
             near = [kind for kind in pool if kind.en == chosen[0].en or kind.color == chosen[0].color]
             chosen = [chosen[0], *rng.sample(near, num_kinds - 1)]
         others = (1, 1, 1, 2, 3) if is_counted else (1, 1, 2, 3, 4, 5)  # where all are many, few have room
@@ -95,7 +95,7 @@ class Scenes(NanoSource):
 
 
 def _crossed(pool: tuple[Kind, ...], rng: random.Random) -> list[Kind]:
-    """Return a few forms in a few colors, each in each: what has the form and what has the color is not yet both."""
+    """Return all combinations of a few forms and colors: neither alone tells which thing is meant."""
     forms, colors = (
         rng.sample(sorted(all_of), min(len(all_of), rng.randint(2, 3)))
         for all_of in ({kind.en for kind in pool}, {kind.color for kind in pool})
@@ -149,7 +149,7 @@ class _Asker:
             self._ask(question, YES_NO[self.language][not boxes], [self.draft.show(name, boxes)])
 
     def _missing(self, count: int) -> Iterator[Kind]:
-        """Yield kinds that are not there; often the form is, and the color, but of other things."""
+        """Yield kinds that are not there. Often other things have their form and their color."""
         shown = self.composed.kinds()
         forms, colors = {kind.en for kind in shown}, {kind.color for kind in shown if kind.color}
         crossed = [kind for kind in self.pool if kind.en in forms and kind.color in colors and kind not in shown]
