@@ -7,6 +7,7 @@ import json
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from vl2.cli.main import run
 from vl2.data.record import Record
 from vl2.datasets import convert
+from vl2.datasets.fetchable import FETCHABLE, Archives, fetch
 from vl2.synth.catalog import find_source
 from vl2.synth.source import generate
 from vl2.synth.sprites import read_sprite_set
@@ -127,6 +129,21 @@ def test_what_is_there_is_not_fetched_again(registry: Path, capsys) -> None:
     assert run(command) == 0
     assert json.loads(capsys.readouterr().out)["fetched"] == {"cldr": None}
     assert (registry / "asked").read_text() == asked
+
+
+def test_what_another_process_has_fetched_meanwhile_is_kept(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to = registry / "assets"
+    cldr = FETCHABLE["cldr"]
+
+    def write(folder: Path, archives: Archives, side_px: int) -> int:
+        (to / "cldr").mkdir()
+        (to / "cldr" / "theirs.json").write_text("{}", encoding="utf-8")
+        return cldr.write(folder, archives, side_px)
+
+    monkeypatch.setattr("vl2.datasets.fetchable.FETCHABLE", {"cldr": replace(cldr, write=write)})
+    assert list(fetch(("cldr",), to)) == [("cldr", 6)]
+    assert [path.name for path in (to / "cldr").iterdir()] == ["theirs.json"]
+    assert [path.name for path in to.iterdir()] == ["cldr"]
 
 
 def test_sprites_are_drawn_once_as_png(registry: Path) -> None:

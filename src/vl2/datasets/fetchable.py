@@ -185,7 +185,12 @@ def _make(entry: Fetchable, target: Path, archives: Archives, side_px: int) -> i
         unfinished.chmod(0o755)
         count = entry.write(unfinished, archives, side_px)
         (unfinished / "LICENCE.txt").write_text(_licence_text(entry), encoding="utf-8")
-        os.replace(unfinished, target)
+        try:
+            os.replace(unfinished, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+            # Another process has finished the same folder in the meantime.
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return count
