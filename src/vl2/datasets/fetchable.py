@@ -188,9 +188,9 @@ def _make(entry: Fetchable, target: Path, archives: Archives, side_px: int) -> i
         try:
             os.replace(unfinished, target)
         except OSError:
+            # Another process may have finished the same folder in the meantime. Then that one stays.
             if not target.is_dir():
                 raise
-            # Another process has finished the same folder in the meantime.
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return count
