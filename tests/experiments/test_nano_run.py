@@ -175,7 +175,7 @@ def command(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str = TEXT, *op
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (TEXT.replace("reuse = 1.5", "reuse = 0"), "reuse must be positive, got 0"),
+        (TEXT.replace("reuse = 1.0", "reuse = 0"), "reuse must be positive, got 0"),
         (TEXT.replace("tokens = 290", "tokens = 0"), "source.passages.tokens must be at least 1, got 0"),
         (TEXT.replace("tokens = 290", ""), "source.passages.tokens is missing"),
         (TEXT.replace("most = 2000", "most = 0"), "source.given_photographs.most must be at least 1, got 0"),
