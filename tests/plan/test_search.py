@@ -13,7 +13,7 @@ from vl2.config import preset
 from vl2.errors import UserError
 from vl2.plan.cluster import DEVICES, Cluster, DataProfile
 from vl2.plan.search import FixedLayout, PlannedStage, candidate_layouts, plan_stage
-from vl2.plan.step_time import LayoutChoice, StepPacks, step_time
+from vl2.plan.step_time import LayoutChoice, StepPacks, StepSimulation, StepTime, step_time
 from vl2.plan.unit_sizes import largest_expert_share
 from vl2.train.parallel.pipeline_split import UnitCosts
 from vl2.train.recipe import SplitKind
@@ -79,6 +79,55 @@ def test_the_plan_fits_and_is_no_slower_than_a_layout_that_is_given() -> None:
     best = plan()
     assert best.step.memory_bytes <= 0.9 * A100.memory_bytes
     assert best.step.total_s <= plan(fixed=FixedLayout(pipeline=4, cut="encoder_first")).step.total_s
+
+
+def every_step(num_gpus: int, **changes: float) -> dict[LayoutChoice, tuple[float, StepTime]]:
+    """Return the lower bound and the simulated step of each layout."""
+    config, on = preset("tiny"), cluster(num_gpus, **changes)
+    costs = UnitCosts.by_formula(config, 500.0)
+    packs = StepPacks(tokens=np.array([4096, 3000] * 16), tiles=np.array([9, 4, 0, 14] * 8))
+    steps = {}
+    for choice in candidate_layouts(config, on, FixedLayout()):
+        simulation = StepSimulation(config, on, choice, costs, packs, 16.0)
+        steps[choice] = simulation.least_s(), simulation.run()
+    return steps
+
+
+@pytest.mark.parametrize("changes", [{}, {"network_bandwidth": 1e9}])
+def test_no_step_is_shorter_than_its_lower_bound(changes: dict[str, float]) -> None:
+    steps = every_step(8, **changes)
+    assert len(steps) > 50
+    for choice, (least_s, step) in steps.items():
+        assert least_s <= step.total_s * (1 + 1e-9), choice
+    assert max(least_s / step.total_s for least_s, step in steps.values()) > 0.95, "it would exclude no layout"
+
+
+@pytest.mark.parametrize("memory_bytes", [80e9, 60e9, 40e9])
+def test_the_plan_is_the_fastest_of_all_layouts_that_fit(memory_bytes: float) -> None:
+    """The search leaves out layouts that cannot be the fastest. Here each is planned by itself."""
+    config, profile = preset("tiny"), DataProfile.common()
+    on = cluster(8, memory_bytes=memory_bytes)
+    totals = []
+    for choice in candidate_layouts(config, on, FixedLayout()):
+        if choice.recomputes_encoder:
+            continue  # no FixedLayout is this one alone
+        fixed = FixedLayout(
+            pipeline=choice.pipeline,
+            expert_parallel=choice.expert_parallel,
+            tensor_parallel=choice.tensor_parallel,
+            cut=choice.cut,
+            recomputes=choice.recomputes,
+        )
+        try:
+            totals.append(plan_stage(config, STAGE, on, profile, fixed).step.total_s)
+        except UserError:
+            continue  # it does not fit
+    assert totals
+    best = plan_stage(config, STAGE, on, profile)
+    assert best.step.memory_bytes <= 0.9 * memory_bytes
+    assert best.step.total_s <= min(totals)
+    if not best.choice.recomputes_encoder:
+        assert best.step.total_s == min(totals)
 
 
 def test_twice_the_rate_takes_less_time_and_no_less_than_half() -> None:

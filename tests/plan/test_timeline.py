@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vl2.plan.timeline import Action, rank_schedule, simulate
+from vl2.plan.timeline import Action, max_in_flight, rank_schedule, simulate
 
 
 def run(num_ranks: int, num_segments: int, num_batches: int, transfer_s: float = 0.0):  # type: ignore[no-untyped-def]
@@ -58,10 +58,28 @@ def test_one_slow_stage_makes_the_others_wait() -> None:
 
 
 def test_the_first_stage_keeps_as_many_micro_batches_as_there_are_stages() -> None:
-    timeline = run(4, 4, 12)
-    assert [timeline.max_in_flight(rank) for rank in range(4)] == [4, 3, 2, 1]
+    assert [max_in_flight(4, 4, 12, rank) for rank in range(4)] == [4, 3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("num_ranks", "loops", "num_batches"), [(4, 1, 2), (4, 1, 12), (4, 2, 8), (4, 2, 4), (3, 3, 6)]
+)
+def test_a_rank_holds_what_went_forward_and_not_yet_backward(num_ranks: int, loops: int, num_batches: int) -> None:
+    for rank in range(num_ranks):
+        held = most = 0
+        for event in run(num_ranks, num_ranks * loops, num_batches, transfer_s=0.3).events:
+            if event.rank == rank:
+                held += 1 if event.action.direction == "forward" else -1
+                most = max(most, held)
+        assert max_in_flight(num_ranks, num_ranks * loops, num_batches, rank) == most
 
 
 def test_a_rank_goes_forward_and_backward_in_turn_once_it_is_warm() -> None:
     directions = [action.direction[0] for action in rank_schedule(2, 2, 4, 0)]
     assert "".join(directions) == "ffbfbfbb"
+
+
+def test_the_gradient_of_a_segments_output_takes_as_long_on_its_way_as_the_output() -> None:
+    """Two ranks, one micro-batch: a, send, b, b's backward, send back, a's backward."""
+    timeline = simulate(2, 2, 1, duration_s=lambda _: 1.0, transfer_s=lambda segment: 0.25 if segment == 0 else 100.0)
+    assert timeline.length_s == pytest.approx(1 + 0.25 + 1 + 1 + 0.25 + 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from vl2.config import ModelConfig
 from vl2.data.pack import Packing
 from vl2.errors import UserError
 from vl2.plan.cluster import Cluster, DataProfile
-from vl2.plan.step_time import LayoutChoice, StepPacks, StepTime, step_time
+from vl2.plan.step_time import LayoutChoice, StepPacks, StepSimulation, StepTime
 from vl2.plan.unit_sizes import segment_size
 from vl2.train.flops import ForwardCost, step_flops
 from vl2.train.parallel.pipeline_split import UnitCosts, units
@@ -32,6 +33,7 @@ _RECOMPUTED: Mapping[bool | None, tuple[tuple[bool, bool], ...]] = {
     True: ((True, True),),
 }
 USABLE = 0.9  # share of the memory; the rest is lost to fragmentation and used by libraries
+ROUNDING = 1e-9  # relative difference that the order of sums can make between a lower bound and a simulation
 _DAY_S = 86_400.0
 
 
@@ -129,20 +131,31 @@ def plan_stage(
     bytes_per_parameter = float(held.itemsize + optimizer_bytes(stage, held))
     if "language" in stage.frozen:
         bytes_per_parameter = 2.0 + (bytes_per_parameter - 2.0) * _trained_share(config)
-    best: tuple[LayoutChoice, StepTime] | None = None
+
+    def simulation(choice: LayoutChoice) -> StepSimulation:
+        return StepSimulation(config, cluster, choice, costs, packs, bytes_per_parameter)
+
+    fitting: list[tuple[float, LayoutChoice]] = []  # with lower bounds of their seconds
     least_memory: tuple[float, LayoutChoice] | None = None
     for choice in candidate_layouts(config, cluster, fixed):
         if cluster.num_gpus // (choice.pipeline * choice.tensor_parallel) > len(tokens):
             continue  # some data ranks would have no pack
-        step = step_time(config, cluster, choice, costs, packs, bytes_per_parameter=bytes_per_parameter)
-        if least_memory is None or step.memory_bytes < least_memory[0]:
-            least_memory = step.memory_bytes, choice
-        if step.memory_bytes > USABLE * cluster.memory_bytes:
-            continue
+        candidate = simulation(choice)
+        memory_bytes = candidate.memory_bytes()
+        if least_memory is None or memory_bytes < least_memory[0]:
+            least_memory = memory_bytes, choice
+        if memory_bytes <= USABLE * cluster.memory_bytes:
+            fitting.append((candidate.least_s(), choice))
+    if not fitting:
+        raise UserError(_no_layout_message(cluster, least_memory, len(tokens)))
+    best: tuple[LayoutChoice, StepTime] | None = None
+    for least_s, choice in sorted(fitting, key=itemgetter(0)):
+        if best is not None and least_s > (1 + ROUNDING) * best[1].total_s:
+            break  # neither this layout nor any after it can be faster
+        step = simulation(choice).run()
         if best is None or step.total_s < best[1].total_s:
             best = choice, step
-    if best is None:
-        raise UserError(_no_layout_message(cluster, least_memory, len(tokens)))
+    assert best is not None
     choice, step = best
     mean = float(tokens.mean())
     return PlannedStage(

@@ -8,7 +8,7 @@ experts, summing the parts of divided layers and moving tiles between ranks do n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -17,7 +17,7 @@ from vl2.data.index import Ints
 from vl2.data.pack import balance
 from vl2.data.pack_plan import tile_bucket
 from vl2.plan.cluster import Cluster
-from vl2.plan.timeline import Action, Direction, Timeline, simulate
+from vl2.plan.timeline import Direction, Timeline, max_in_flight, simulate
 from vl2.plan.unit_sizes import SegmentSize, largest_expert_share, segment_size
 from vl2.train.activations import block_values, layer_values
 from vl2.train.parallel.pipeline_split import Unit, UnitCosts, split_pipeline, units
@@ -84,26 +84,12 @@ def step_time(
     bytes_per_parameter: float,
 ) -> StepTime:
     """Simulate a step. `costs` are in seconds; `bytes_per_parameter` includes the optimizer state."""
-    simulation = _StepSimulation(config, cluster, choice, costs, packs, bytes_per_parameter)
-    return simulation.in_pipeline() if choice.pipeline > 1 else simulation.by_rounds()
+    return StepSimulation(config, cluster, choice, costs, packs, bytes_per_parameter).run()
 
 
 @dataclass(frozen=True, kw_only=True)
-class _PipelineRun:
-    """One run of the pipeline in a step. There is one for packs with images and one for text-only packs."""
-
-    timeline: Timeline
-    segments: tuple[int, ...]  # the pipeline segments that the packs pass through
-    num_batches: int
-    tokens: int  # padded tokens of every micro-batch
-    tiles: int  # padded tiles of every micro-batch
-    experts_s: float  # seconds that the busiest rank exchanges tokens with experts
-    sums_s: float  # seconds that the busiest rank sums the parts of divided layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class _UnitTime:
-    """The seconds of a unit for a micro-batch, forward and backward together or one of them."""
+class _WorkTime:
+    """The seconds of a unit or a segment, by what they are spent on."""
 
     compute: float
     experts: float
@@ -113,8 +99,50 @@ class _UnitTime:
     def total(self) -> float:
         return self.compute + self.experts + self.sums
 
+    @staticmethod
+    def of_all(times: Sequence[_WorkTime], repeats: int = 1) -> _WorkTime:
+        """Return the sum of several, `repeats` times over."""
+        return _WorkTime(
+            compute=repeats * sum(time.compute for time in times),
+            experts=repeats * sum(time.experts for time in times),
+            sums=repeats * sum(time.sums for time in times),
+        )
 
-class _StepSimulation:
+
+@dataclass(frozen=True, kw_only=True)
+class _PipelineRun:
+    """One run of the pipeline in a step. There is one for packs with images and one for text-only packs."""
+
+    num_ranks: int
+    segments: tuple[int, ...]  # the pipeline segments that the packs pass through
+    num_batches: int
+    tokens: int  # padded tokens of every micro-batch
+    tiles: int  # padded tiles of every micro-batch
+    times: Mapping[tuple[int, Direction], _WorkTime]  # by position in `segments`, of one micro-batch
+
+    def busy_s(self, rank: int) -> _WorkTime:
+        """Return the seconds that a rank works in this run."""
+        own = [time for (place, _), time in self.times.items() if place % self.num_ranks == rank]
+        return _WorkTime.of_all(own, self.num_batches)
+
+    def in_flight(self, rank: int) -> int:
+        return max_in_flight(self.num_ranks, len(self.segments), self.num_batches, rank)
+
+    @property
+    def least_s(self) -> float:
+        """Return a lower bound of the run's length.
+
+        Before a rank's first action a micro-batch goes forward through all ranks before it, and after its last action
+        one goes backward through them.
+        """
+        outside, least = 0.0, 0.0
+        for rank in range(self.num_ranks):
+            least = max(least, self.busy_s(rank).total + outside)
+            outside += self.times[rank, "forward"].total + self.times[rank, "backward"].total
+        return least
+
+
+class StepSimulation:
     """The simulation of one step. The packs are distributed over the data ranks when it is made."""
 
     def __init__(
@@ -143,8 +171,24 @@ class _StepSimulation:
             choice.pipeline,
         )
         self.sizes = [segment_size(config, segment) for segment in self.split.segments]
+        self.packs_with_images = [[pack for pack in rank if pack[1]] for rank in self.packs]
+        texts = [[pack for pack in rank if not pack[1]] for rank in self.packs]
+        parts = ((self.packs_with_images, False), (texts, True))
+        self.runs = [self._pipeline_run(part, is_text) for part, is_text in parts if choice.pipeline > 1 and any(part)]
 
-    def _unit_s(self, unit: Unit, direction: Direction, *, tiles: int, tokens: int) -> _UnitTime:
+    def run(self) -> StepTime:
+        return self.in_pipeline() if self.choice.pipeline > 1 else self.by_rounds()
+
+    def least_s(self) -> float:
+        """Return a lower bound of the step's seconds. With a pipeline it takes far less time than the simulation."""
+        if self.choice.pipeline == 1:
+            return self.by_rounds().total_s
+        held, _ = self._rounds(self.packs_with_images)
+        return (
+            sum(run.least_s for run in self.runs) + self._pipeline_weights_s() + self._tiles_s(held) + self._update_s()
+        )
+
+    def _unit_s(self, unit: Unit, direction: Direction, *, tiles: int, tokens: int) -> _WorkTime:
         """Return the seconds of a unit for a micro-batch.
 
         Tensor-parallel ranks divide the tiles and the work of all tokens. A backward pass sends as much as a forward
@@ -155,45 +199,39 @@ class _StepSimulation:
         experts = self._exchange_s(tokens) if self._is_moe(unit) else 0.0
         sums = self._sums_s(tokens, is_moe=self._is_moe(unit)) if unit.kind == "layer" else 0.0
         compute, sent = (1.0, 1) if direction == "forward" else (self.costs.backward_ratio + is_again, 1 + is_again)
-        return _UnitTime(compute=forward * compute, experts=experts * sent, sums=sums * sent)
+        return _WorkTime(compute=forward * compute, experts=experts * sent, sums=sums * sent)
 
     def in_pipeline(self) -> StepTime:
         """Simulate a step with a pipeline."""
-        images = [[pack for pack in packs if pack[1]] for packs in self.packs]
-        texts = [[pack for pack in packs if not pack[1]] for packs in self.packs]
-        runs = [self._run_pipeline(packs, is_text) for packs, is_text in ((images, False), (texts, True)) if any(packs)]
-        timelines = tuple(run.timeline for run in runs)
+        timelines = tuple(map(self._simulate, self.runs))
         length = sum(timeline.length_s for timeline in timelines)
         busiest = sum(max(timeline.busy_s) for timeline in timelines)
         busy = sum(sum(timeline.busy_s) for timeline in timelines)
-        experts, sums = sum(run.experts_s for run in runs), sum(run.sums_s for run in runs)
-        held, encoded = self._rounds(images)
-        in_flight = [
-            max(timeline.max_in_flight(rank) for timeline in timelines) for rank in range(self.split.num_ranks)
-        ]
-        largest = max(runs, key=lambda run: run.tokens * run.tiles)
+        ranks = range(self.split.num_ranks)
+        experts = sum(max(run.busy_s(rank).experts for rank in ranks) for run in self.runs)
+        sums = sum(max(run.busy_s(rank).sums for rank in ranks) for run in self.runs)
+        held, encoded = self._rounds(self.packs_with_images)
         return StepTime(
             compute_s=busiest - experts - sums,
             waiting_s=length - busiest,
             experts_s=experts,
             sums_s=sums,
-            weights_s=max(self._pipeline_weights_s(rank, runs) for rank in range(self.split.num_ranks)),
+            weights_s=self._pipeline_weights_s(),
             tiles_s=self._tiles_s(held),
             update_s=self._update_s(),
             bubble=1 - busy / (self.split.num_ranks * length),
             imbalance_before=imbalance(held),
             imbalance_after=imbalance(encoded),
-            memory_bytes=max(
-                self._memory(rank, in_flight[rank], tokens=largest.tokens, tiles=largest.tiles)
-                + sum(self._received_bytes(rank, run) for run in runs)
-                for rank in range(self.split.num_ranks)
-            ),
+            memory_bytes=self.memory_bytes(),
             timelines=timelines,
         )
 
-    def _pipeline_weights_s(self, rank: int, runs: Sequence[_PipelineRun]) -> float:
+    def _pipeline_weights_s(self) -> float:
         """Return the seconds for weights. Each run gathers the weights of its segments and reduces their gradients."""
-        return sum(self._weights_s(self._rank_size(rank, run.segments), 1, 1) for run in runs)
+        return max(
+            sum(self._weights_s(self._rank_size(rank, run.segments), 1, 1) for run in self.runs)
+            for rank in range(self.split.num_ranks)
+        )
 
     def _received_bytes(self, rank: int, run: _PipelineRun) -> float:
         """Return the bytes of a rank's receive buffers for activations and for the gradients of its outputs.
@@ -210,8 +248,8 @@ class _StepSimulation:
                     boundaries += self._boundary_bytes(number, run.tiles, run.tokens)
         return run.num_batches * boundaries
 
-    def _run_pipeline(self, packs: Sequence[Sequence[tuple[int, int]]], is_text: bool) -> _PipelineRun:
-        """Simulate the pipeline for packs (tokens, tiles) of each data rank."""
+    def _pipeline_run(self, packs: Sequence[Sequence[tuple[int, int]]], is_text: bool) -> _PipelineRun:
+        """Return the run of the pipeline for packs (tokens, tiles) of each data rank."""
         ranks = self.split.num_ranks
         count = -(-max(map(len, packs)) // ranks) * ranks  # micro-batches, a multiple of the pipeline's ranks
         longest = max(tokens for rank in packs for tokens, _ in rank)
@@ -219,35 +257,24 @@ class _StepSimulation:
         chosen = self.split.text_segments if is_text else tuple(range(len(self.split.segments)))
         directions: tuple[Direction, ...] = ("forward", "backward")
         times = {
-            (place, direction): [
-                self._unit_s(unit, direction, tiles=tiles, tokens=longest) for unit in self.split.segments[number]
-            ]
+            (place, direction): _WorkTime.of_all(
+                [self._unit_s(unit, direction, tiles=tiles, tokens=longest) for unit in self.split.segments[number]]
+            )
             for place, number in enumerate(chosen)
             for direction in directions
         }
-
-        def duration_s(action: Action) -> float:
-            return sum(time.total for time in times[action.segment, action.direction])
-
-        timeline = simulate(
-            ranks,
-            len(chosen),
-            count,
-            duration_s=duration_s,
-            transfer_s=lambda action: self._boundary_s(chosen[action.segment], tiles, longest),
-        )
-        of_rank = [
-            [time for (place, _), found in times.items() if place % ranks == rank for time in found]
-            for rank in range(ranks)
-        ]
         return _PipelineRun(
-            timeline=timeline,
-            segments=chosen,
-            num_batches=count,
-            tokens=longest,
-            tiles=tiles,
-            experts_s=count * max(sum(time.experts for time in found) for found in of_rank),
-            sums_s=count * max(sum(time.sums for time in found) for found in of_rank),
+            num_ranks=ranks, segments=chosen, num_batches=count, tokens=longest, tiles=tiles, times=times
+        )
+
+    def _simulate(self, run: _PipelineRun) -> Timeline:
+        durations = {key: time.total for key, time in run.times.items()}
+        return simulate(
+            run.num_ranks,
+            len(run.segments),
+            run.num_batches,
+            duration_s=lambda action: durations[action.segment, action.direction],
+            transfer_s=lambda place: self._boundary_s(run.segments[place], run.tiles, run.tokens),
         )
 
     def _padded_tiles(self, packs: Sequence[Sequence[tuple[int, int]]]) -> int:
@@ -265,14 +292,18 @@ class _StepSimulation:
             return held, held
         return held, [tuple(even_counts(counts)) for counts in held]
 
-    def by_rounds(self) -> StepTime:
-        """Simulate a step without a pipeline: in each round every rank processes one pack and waits for the slowest."""
+    def _rounds_without_pipeline(self) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+        """Return the tiles of each rank in every round. Balancing works on all packs together: see `balance_tiles`."""
         held, encoded = self._rounds(self.packs)
-        # Balancing tiles works on all packs of a step together: see `balance_tiles`.
         if self.choice.balances_tiles:
             held = [tuple(map(sum, zip(*held, strict=True)))]
             encoded = [tuple(even_counts(held[0]))]
-        times: list[_UnitTime] = []
+        return held, encoded
+
+    def by_rounds(self) -> StepTime:
+        """Simulate a step without a pipeline: in each round every rank processes one pack and waits for the slowest."""
+        held, encoded = self._rounds_without_pipeline()
+        times: list[_WorkTime] = []
         directions: tuple[Direction, ...] = ("forward", "backward")
         num_rounds = max(map(len, self.packs))
         longest = [max(rank[turn][0] for rank in self.packs if turn < len(rank)) for turn in range(num_rounds)]
@@ -294,9 +325,7 @@ class _StepSimulation:
             bubble=0.0,
             imbalance_before=imbalance(held),
             imbalance_after=imbalance(encoded),
-            memory_bytes=self._memory(
-                0, 1, tokens=max(t for rank in self.packs for t, _ in rank), tiles=max(map(max, encoded))
-            ),
+            memory_bytes=self.memory_bytes(),
             timelines=(),
         )
 
@@ -385,6 +414,21 @@ class _StepSimulation:
         else:
             values = tokens * width
         return values * self.cluster.value_bytes
+
+    def memory_bytes(self) -> float:
+        """Return the memory of the rank that needs most. It does not take a simulation."""
+        if self.choice.pipeline == 1:
+            _, encoded = self._rounds_without_pipeline()
+            tokens = max(tokens for rank in self.packs for tokens, _ in rank)
+            return self._memory(0, 1, tokens=tokens, tiles=max(map(max, encoded)))
+        largest = max(self.runs, key=lambda run: run.tokens * run.tiles)
+        return max(
+            self._memory(
+                rank, max(run.in_flight(rank) for run in self.runs), tokens=largest.tokens, tiles=largest.tiles
+            )
+            + sum(self._received_bytes(rank, run) for run in self.runs)
+            for rank in range(self.split.num_ranks)
+        )
 
     def _memory(self, rank: int, in_flight: int, *, tokens: int, tiles: int) -> float:
         """Return the memory of a rank: its shards with optimizer state, gathered weights, and stored activations."""

@@ -62,19 +62,6 @@ class Timeline:
         """Return the share of all ranks' time that is spent waiting."""
         return 1 - sum(self.busy_s) / (self.num_ranks * self.length_s) if self.length_s else 0.0
 
-    def max_in_flight(self, rank: int) -> int:
-        """Return the largest number of micro-batches whose activations a rank holds at once, over all its segments."""
-        changes = [
-            (event.end_s, -1) if event.action.direction == "backward" else (event.start_s, 1)
-            for event in self.events
-            if event.rank == rank
-        ]
-        most = now = 0
-        for _, change in sorted(changes):
-            now += change
-            most = max(most, now)
-        return most
-
 
 def rank_schedule(num_ranks: int, num_segments: int, num_batches: int, rank: int) -> list[Action]:
     """Return the actions of a rank in order: 1F1B with one segment per rank, interleaved 1F1B with several.
@@ -86,12 +73,26 @@ def rank_schedule(num_ranks: int, num_segments: int, num_batches: int, rank: int
     loops = num_segments // num_ranks
     forward = _by_rounds(num_ranks, loops, num_batches, rank, "forward")
     backward = _by_rounds(num_ranks, loops, num_batches, rank, "backward")
-    warm_up = num_ranks - rank - 1 if loops == 1 else (loops - 1) * num_ranks + 2 * (num_ranks - rank - 1)
-    warm_up = min(warm_up, len(forward))
+    warm_up = min(_warm_up(num_ranks, loops, rank), len(forward))
     actions = forward[:warm_up]
     for ahead, behind in zip(forward[warm_up:], backward, strict=False):
         actions += [ahead, behind]
     return actions + backward[len(forward) - warm_up :]
+
+
+def max_in_flight(num_ranks: int, num_segments: int, num_batches: int, rank: int) -> int:
+    """Return the largest number of micro-batches whose activations a rank holds at once, over all its segments.
+
+    It does not depend on durations: after the forward passes that warm it up, a rank goes forward and backward in turn.
+    """
+    loops = num_segments // num_ranks
+    return min(_warm_up(num_ranks, loops, rank) + 1, loops * num_batches)
+
+
+def _warm_up(num_ranks: int, loops: int, rank: int) -> int:
+    """Return how many forward passes a rank runs before its first backward pass follows one."""
+    after = num_ranks - rank - 1  # ranks
+    return after if loops == 1 else (loops - 1) * num_ranks + 2 * after
 
 
 def _by_rounds(num_ranks: int, loops: int, num_batches: int, rank: int, direction: Direction) -> list[Action]:
@@ -112,46 +113,52 @@ def simulate(
     num_batches: int,
     *,
     duration_s: Callable[[Action], float],
-    transfer_s: Callable[[Action], float],
+    transfer_s: Callable[[int], float],
 ) -> Timeline:
-    """Simulate a step. `transfer_s` returns the seconds to send an action's output to the next segment's rank."""
+    """Simulate a step.
+
+    `transfer_s` takes a segment and returns the seconds to send its output to the next segment's rank. The gradient of
+    the output takes as long on its way back.
+    """
     schedules = [rank_schedule(num_ranks, num_segments, num_batches, rank) for rank in range(num_ranks)]
     free, position = [0.0] * num_ranks, [0] * num_ranks
-    ended: dict[Action, float] = {}
+    transfers = [transfer_s(segment) if num_ranks > 1 else 0.0 for segment in range(num_segments)]
+    ended: dict[Direction, list[dict[int, float]]] = {  # segment -> micro-batch -> seconds
+        "forward": [{} for _ in range(num_segments)],
+        "backward": [{} for _ in range(num_segments)],
+    }
+
+    def arrived_s(action: Action) -> float | None:
+        """Return when the inputs of an action have arrived, or None if they are not computed yet."""
+        segment, batch = action.segment, action.batch
+        if action.direction == "forward":
+            if segment == 0:
+                return 0.0
+            sent = ended["forward"][segment - 1].get(batch)
+            return None if sent is None else sent + transfers[segment - 1]
+        own = ended["forward"][segment].get(batch)
+        if segment == num_segments - 1 or own is None:
+            return own
+        sent = ended["backward"][segment + 1].get(batch)
+        return None if sent is None else max(own, sent + transfers[segment])
+
     events: list[Event] = []
     while any(position[rank] < len(schedules[rank]) for rank in range(num_ranks)):
         is_stuck = True
         for rank in range(num_ranks):
             while position[rank] < len(schedules[rank]):
                 action = schedules[rank][position[rank]]
-                needs = _needs(action, num_segments)
-                if any(need not in ended for need in needs):
+                arrived = arrived_s(action)
+                if arrived is None:
                     break
-                arrived = [ended[need] + _arrival_delay(need, action, num_ranks, transfer_s) for need in needs]
-                start = max([free[rank], *arrived])
+                start = max(free[rank], arrived)
                 end = start + duration_s(action)
                 events.append(Event(rank=rank, action=action, start_s=start, end_s=end))
-                ended[action], free[rank] = end, end
+                ended[action.direction][action.segment][action.batch] = free[rank] = end
                 position[rank] += 1
                 is_stuck = False
         assert not is_stuck, f"the schedule of {num_ranks} ranks and {num_segments} segments waits for itself"
     return Timeline(num_ranks=num_ranks, events=tuple(events))
-
-
-def _needs(action: Action, num_segments: int) -> Sequence[Action]:
-    """Return the actions that must have ended before `action` starts."""
-    step = -1 if action.direction == "forward" else 1
-    other = action.segment + step
-    needs = []
-    if 0 <= other < num_segments:
-        needs.append(Action(segment=other, batch=action.batch, direction=action.direction))
-    if action.direction == "backward":
-        needs.append(Action(segment=action.segment, batch=action.batch, direction="forward"))
-    return needs
-
-
-def _arrival_delay(need: Action, action: Action, num_ranks: int, transfer_s: Callable[[Action], float]) -> float:
-    return 0.0 if need.segment % num_ranks == action.segment % num_ranks else transfer_s(need)
 
 
 # (direction, 0 for a rank's first segment or 1 for a later one) -> color
