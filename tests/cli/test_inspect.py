@@ -234,6 +234,12 @@ def test_a_cache_in_int8_is_planned_with_a_plain_layer_for_reading(vl2):
         ((IMAGES / "dot1x1.png", "--memory", "8GB"), "--context, --memory and --cache are for checkpoints"),
         ((IMAGES / "dot1x1.png", "--cache", "int8"), "--context, --memory and --cache are for checkpoints"),
         (("tiny", "--cache", "int4"), "cache must be auto or int8, got int4"),
+        (
+            ("tinyy",),
+            "no file or folder tinyy: give an image, a checkpoint folder, a hub id, or nano, tiny, small, base",
+        ),
+        (("random:tiny", "--context", "2048"), "no file or folder random:tiny"),
+        (("no/such/picture.png",), "cannot read image no/such/picture.png: there is no such file"),
     ],
 )
 def test_wrong_plans_are_refused(vl2, arguments, says):

@@ -57,11 +57,16 @@ class Inspect:
         if self._is_size() or path.is_dir():
             return True
         # "photos/cat.jpg" looks like a hub id, but a mistyped path must not be looked up on the hub.
-        if path.exists() or path.suffix.lower() in PICTURES:
+        if self.target == "-" or path.exists() or path.suffix.lower() in PICTURES:
             return False
         from vl2.checkpoint.resolve import HUB_ID
 
-        return HUB_ID.fullmatch(self.target) is not None
+        if HUB_ID.fullmatch(self.target) is None:
+            sizes = ", ".join(PRESETS)
+            raise UserError(
+                f"no file or folder {self.target}: give an image, a checkpoint folder, a hub id, or {sizes}"
+            )
+        return True
 
     def _is_size(self) -> bool:
         """Tell whether the target is a size. As for --model, a folder takes precedence over a released size."""
