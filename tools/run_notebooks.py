@@ -1,12 +1,14 @@
-"""Run the notebooks of docs/notebooks/ and keep their outputs: `python tools/run_notebooks.py`.
+"""Run notebooks and keep their outputs: `python tools/run_notebooks.py [docs/notebooks/NAME.ipynb ...]`.
 
-Run it after a change, and read what it wrote. tests/test_notebooks.py runs the notebooks again and compares.
+Without names, all notebooks of docs/notebooks/ are run. Run it after a change, and read what it wrote.
+tests/test_notebooks.py runs the notebooks again and compares.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from itertools import groupby
@@ -58,8 +60,8 @@ def _tidy(outputs: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNod
             yield piece
 
 
-def main() -> None:
-    for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
+def main(chosen: list[Path]) -> None:
+    for notebook in chosen or sorted(NOTEBOOKS.glob("*.ipynb")):
         folder = Path(tempfile.mkdtemp())
         try:
             done = run(notebook, folder)
@@ -71,4 +73,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    main([Path(name).resolve() for name in sys.argv[1:]])
