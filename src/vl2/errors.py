@@ -6,7 +6,8 @@ A broken invariant of our own code is an assertion, never a UserError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 
@@ -19,6 +20,12 @@ class RankLost(UserError):
 
     Threads of this process may wait for it forever, so the process cannot end by returning from `main`.
     """
+
+
+def name_hint(name: str, known: Collection[str]) -> str:
+    """Return the end of an error message about an unknown name: the closest known name, or else all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 @contextmanager

@@ -51,6 +51,7 @@ def test_help_answers_at_once_because_it_imports_nothing_heavy(arguments):
     ("arguments", "says"),
     [
         (["asq"], "unknown command asq (did you mean ask?); `vl2 --help` shows what is allowed"),
+        (["frobnicate"], "unknown command frobnicate; `vl2 --help` shows what is allowed"),
         (["xyz"], "unknown command xyz; `vl2 --help` shows what is allowed"),
         (["--modle", "x"], "unknown option --modle (did you mean --model?)"),
         (["ask"], "QUESTION is missing; `vl2 ask --help` shows what is allowed"),

@@ -93,7 +93,7 @@ def test_a_stage_can_be_taken_from_the_table_with_changes() -> None:
     [
         ({"stagee": {}}, "unknown key stagee: did you mean stage?"),
         ({"stage": {"learning_rat": 1.0}}, "unknown key stage.learning_rat: did you mean learning_rate?"),
-        ({"run": {"zzz": 1}}, "unknown key run.zzz: known are folder, save_every_steps"),
+        ({"run": {"zzz": 1}}, "unknown key run.zzz: there are folder, save_every_steps"),
         ({"stage": {"batch_size": 1.5}}, "stage.batch_size must be a whole number, got 1.5"),
         ({"stage": {"batch_size": True}}, "stage.batch_size must be a whole number, got True"),
         ({"stage": {"learning_rate": "high"}}, "stage.learning_rate must be a number, got 'high'"),

@@ -203,7 +203,7 @@ def usage_error(boxed: str, arguments: Sequence[str]) -> str:
         name = next((word for word in unknown if word.startswith("-")), unknown[0])
         lines = [line.strip() for block in others for line in block]
         known = [word for line in lines if line.startswith("-") for word in re.findall(r"--[\w.-]+", line)]
-        near = difflib.get_close_matches(name, known if name.startswith("-") else commands, n=1)
+        near = difflib.get_close_matches(name, known if name.startswith("-") else commands, n=1, cutoff=0.65)
         what = "option" if name.startswith("-") else "argument" if words and not is_group else "command"
         fault = f"unknown {what} {name}" + (f" (did you mean {near[0]}?)" if near else "")
     fault = fault.replace(". Expected 1 values.", ": one is needed")

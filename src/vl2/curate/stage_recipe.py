@@ -42,11 +42,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vl2.curate.filters.filter_catalog import FILTERS
-from vl2.data.setting_values import Values, arguments, nearest
+from vl2.data.setting_values import Values, arguments
 from vl2.data.store.locations import ENDINGS
 from vl2.datasets import CATALOG
 from vl2.datasets.hub_sets import HubSettings, hub_location
-from vl2.errors import UserError
+from vl2.errors import UserError, name_hint
 from vl2.files import read_toml
 from vl2.synth.builtin_inputs import check_inputs
 from vl2.synth.catalog import make_source
@@ -110,7 +110,7 @@ class SourceEntry:
     def _check_dataset(self) -> None:
         if self.convert not in CATALOG:
             raise UserError(f"source {self.name}: no dataset is called {self.convert!r}: "
-                            f"{nearest(self.convert, CATALOG)}")  # fmt: skip
+                            f"{name_hint(self.convert, CATALOG)}")  # fmt: skip
         if not self.folder:
             raise UserError(f"source {self.name} is converted: it needs from, the folder of the dataset")
 
@@ -191,4 +191,4 @@ def _table(value: Any, name: str) -> Values:
 def _check_filters(filters: tuple[Values, ...]) -> None:
     for each in filters:
         if each.get("name") not in FILTERS:
-            raise UserError(f"no filter is called {each.get('name')!r}: {nearest(str(each.get('name')), FILTERS)}")
+            raise UserError(f"no filter is called {each.get('name')!r}: {name_hint(str(each.get('name')), FILTERS)}")

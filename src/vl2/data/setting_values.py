@@ -6,13 +6,12 @@ names the expected type.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from vl2.errors import UserError
+from vl2.errors import UserError, name_hint
 
 Values = Mapping[str, Any]
 
@@ -43,7 +42,7 @@ def arguments(
     checked = {}
     for name, value in values.items():
         if name not in known:
-            raise UserError(f"{what} has no setting {name}: {nearest(name, known)}")
+            raise UserError(f"{what} has no setting {name}: {name_hint(name, known)}")
         checked[name] = _as_type(value, hints.get(name, str), f"{name} of {what}")
     missing = [
         name
@@ -53,12 +52,6 @@ def arguments(
     if missing:
         raise UserError(f"{what} needs the setting {missing[0]}")
     return checked
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """Return a hint for an unknown name: the closest known one, or else all of them."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 def _is_dataclass(target: Any) -> bool:

@@ -7,7 +7,6 @@ used each dataset.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,7 @@ from vl2.datasets.short_answer_sets import (
 from vl2.datasets.table_sets import read_tabfact, read_wikitables
 from vl2.datasets.text_sets import read_freedict, read_instruction, read_text_table
 from vl2.datasets.web_sets import read_captioned, read_obelics, read_pubtabnet, read_websight
-from vl2.errors import UserError
+from vl2.errors import UserError, name_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,9 +250,7 @@ def convert(
 
 def _entry(name: str) -> DataSet:
     if name not in CATALOG:
-        near = difflib.get_close_matches(name, CATALOG, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(CATALOG)}"
-        raise UserError(f"no dataset is called {name!r}: {hint}")
+        raise UserError(f"no dataset is called {name!r}: {name_hint(name, CATALOG)}")
     return CATALOG[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from vl2.datasets.fetch_emoji import Drawing, Named, read_cldr, read_iconify, read_openmoji, write_emoji
 from vl2.datasets.fetch_package import Package, download, read_members
 from vl2.datasets.fetch_styles import HANDWRITING, STYLE_SHEETS, write_handwriting, write_style_sheets
-from vl2.errors import UserError
+from vl2.errors import UserError, name_hint
 
 CLDR = (
     Package(registry="npm", name="cldr-annotations-full", version="48.2.0", licence="Unicode-3.0"),
@@ -158,9 +157,7 @@ def check_names(names: tuple[str, ...]) -> None:
     """Raise UserError, with a suggestion, if a name is not in FETCHABLE."""
     for name in names:
         if name not in FETCHABLE:
-            near = difflib.get_close_matches(name, FETCHABLE, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FETCHABLE)}"
-            raise UserError(f"nothing to fetch is called {name!r}: {hint}")
+            raise UserError(f"nothing to fetch is called {name!r}: {name_hint(name, FETCHABLE)}")
 
 
 def fetch(names: tuple[str, ...], to: Path, *, side_px: int = 0) -> Iterator[tuple[str, int | None]]:

@@ -22,7 +22,6 @@ one. Boxes with one label in one image form one object.
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ from vl2.datasets.box_questions import clip_box
 from vl2.datasets.conversation_sets import read_llava
 from vl2.datasets.conversion import Conversion, RowProblem, numbered
 from vl2.datasets.question_answers import require_text, split_at_images
-from vl2.errors import UserError
+from vl2.errors import UserError, name_hint
 from vl2.files import local_path
 from vl2.process.grounding import END_REF, REF
 
@@ -85,9 +84,7 @@ def table_records(conversion: Conversion, rows: Iterable[Row]) -> Iterator[tuple
 def _check_columns(names: Sequence[str], what: str) -> None:
     for name in names:
         if name not in COLUMNS:
-            near = difflib.get_close_matches(name, COLUMNS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COLUMNS)}"
-            raise UserError(f"{what} has a column {name!r}: {hint}")
+            raise UserError(f"{what} has a column {name!r}: {name_hint(name, COLUMNS)}")
 
 
 def _record(conversion: Conversion, number: int, row: Any) -> Record:

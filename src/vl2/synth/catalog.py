@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vl2.data.setting_values import Values, arguments, nearest, settings_of
-from vl2.errors import UserError
+from vl2.data.setting_values import Values, arguments, settings_of
+from vl2.errors import UserError, name_hint
 from vl2.optional_imports import import_named
 from vl2.synth.album import Album
 from vl2.synth.arithmetic import Arithmetic
@@ -70,7 +70,7 @@ def make_source(name: str, values: Values) -> Source:
     changed: dict[str, Any] = {}
     for head, settings in within.items():
         if head not in settings_of(kind):
-            raise UserError(f"{name} has no setting {head}: {nearest(head, settings_of(kind))}")
+            raise UserError(f"{name} has no setting {head}: {name_hint(head, settings_of(kind))}")
         inner = getattr(made, head)
         if not isinstance(inner, Source):
             raise UserError(f"{head} of {name} has no settings of its own")

@@ -14,7 +14,6 @@ PyTorch nor NumPy, because `--help` needs it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vl2.errors import UserError
+from vl2.errors import UserError, name_hint
 from vl2.files import read_toml
 from vl2.train.adapter_options import AdapterOptions
 from vl2.train.loss_spike import LossSpikeOptions
@@ -357,9 +356,7 @@ def paper_stage(name: str) -> Stage:
     """Return a stage of the paper's table by its name "size/stage". Raise UserError for an unknown name."""
     known = [f"{size}/{stage}" for size, stages in STAGES.items() for stage in stages]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise UserError(f"stage.like must be SIZE/STAGE, got {name!r}: {hint}")
+        raise UserError(f"stage.like must be SIZE/STAGE, got {name!r}: {name_hint(name, known)}")
     size, _, stage = name.partition("/")
     return STAGES[size][stage]
 

@@ -8,14 +8,13 @@ null.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from vl2.errors import UserError
+from vl2.errors import UserError, name_hint
 
 T = TypeVar("T")
 _NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -44,9 +43,7 @@ def refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str = 
     """Raise UserError, with the nearest known key, if a table has an unknown key."""
     for name in table:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise UserError(f"unknown key {_join(where, name)}: {hint}")
+            raise UserError(f"unknown key {_join(where, name)}: {name_hint(name, known)}")
 
 
 def from_value(hint: Any, value: Any, where: str) -> Any:

@@ -19,8 +19,8 @@ from vl2.curate.filters.duplicate_texts import DuplicateText
 from vl2.curate.filters.filter_chain import KEPT, Filter, OrderedFilter, Verdict
 from vl2.curate.filters.record_filters import Damaged, Language, Repetition, Tiny, TooLong
 from vl2.data.record import CATEGORIES, Record
-from vl2.data.setting_values import Values, arguments, nearest, settings_of
-from vl2.errors import UserError
+from vl2.data.setting_values import Values, arguments, settings_of
+from vl2.errors import UserError, name_hint
 from vl2.process.processor import Processor
 
 AnyFilter = Filter | OrderedFilter
@@ -75,12 +75,12 @@ def make_filters(wanted: Sequence[Values], load: LoadProcessor = _no_processor) 
 def _make(values: dict[str, Any], load: LoadProcessor) -> AnyFilter:
     name = values.pop("name", None)
     if name not in FILTERS:
-        raise UserError(f"no filter is called {name!r}: {nearest(str(name), FILTERS)}")
+        raise UserError(f"no filter is called {name!r}: {name_hint(str(name), FILTERS)}")
     categories = values.pop("categories", ())
     categories = tuple(categories.split(",")) if isinstance(categories, str) else tuple(categories)
     for category in categories:
         if category not in CATEGORIES:
-            hint = nearest(str(category), CATEGORIES)
+            hint = name_hint(str(category), CATEGORIES)
             raise UserError(f"categories of {name}: {category!r} is not a category, {hint}")
     factory = FILTERS[name]
     checked = arguments(factory, values, f"the filter {name}", without=_INTERNAL)

@@ -44,8 +44,8 @@ from vl2.curate.jobs.job_protocol import (
 from vl2.curate.jobs.material import Material
 from vl2.curate.record_texts import CJK, texts_of
 from vl2.data.record import Message, Part, Record
-from vl2.data.setting_values import Values, arguments, nearest, settings_of
-from vl2.errors import UserError
+from vl2.data.setting_values import Values, arguments, settings_of
+from vl2.errors import UserError, name_hint
 
 CAPTION_SYSTEM = (
     "You write captions that teach a model to see. Say only what the picture shows. The hints may be wrong or "
@@ -405,5 +405,5 @@ def job_settings(name: str) -> list[str]:
 def make_job(name: str, values: Values) -> DataJob:
     """Return a job with the given settings. Raise UserError for an unknown name or an invalid setting."""
     if name not in JOBS:
-        raise UserError(f"no job is called {name!r}: {nearest(name, JOBS)}")
+        raise UserError(f"no job is called {name!r}: {name_hint(name, JOBS)}")
     return JOBS[name](**arguments(JOBS[name], values, f"the job {name}", without=_INTERNAL))
