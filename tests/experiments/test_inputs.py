@@ -7,12 +7,15 @@ import io
 import json
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from experiments.nano.inputs import layout
 from experiments.nano.inputs.photographs import PHOTOGRAPHS, write_photographs, write_stamps
+from experiments.nano.inputs.pins import Pin, PinnedArchives, place_of, sha256_of
 from experiments.nano.inputs.word_lists import capitalized, common_chinese, definitions, manual_pages, nouns, places
 from vl2.errors import UserError
 from vl2.synth.sprites import read_sprite_set
@@ -113,3 +116,29 @@ def test_a_photograph_that_is_not_there_is_told(tmp_path: Path) -> None:
     missing = next(name for name in PHOTOGRAPHS if name != "coffee.png")
     with pytest.raises(UserError, match=f"has no {missing}: its layout has changed"):
         write_photographs(path, tmp_path / "photos")
+
+
+def test_two_weights_are_taken_of_a_web_font_and_fonts_of_the_tests_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = ("jost-latin-400-normal.woff", "jost-latin-700-normal.woff", "jost-latin-400-italic.woff",
+              "jost-latin-400-normal.woff2", "jost-latin-300-normal.woff", "jost-cyrillic-400-normal.woff")  # fmt: skip
+    packages = {
+        ("npm", "@fontsource/jost"): {f"package/files/{name}": b"jost" for name in shapes},
+        ("debian", "fonts-lato"): {
+            "./usr/share/fonts/Lato-Regular.ttf": b"lato",
+            "./usr/share/fonts/Lato-Thin.ttf": b"",
+        },
+        ("debian", "fonts-karla"): {"./usr/share/fonts/Karla-Bold.otf": b"karla"},
+    }
+    pins = list[Pin]()
+    for (registry, name), files in packages.items():
+        pin = Pin(registry=registry, name=name, version="1.0", sha256="")
+        folder = tmp_path / place_of(pin)
+        folder.mkdir(parents=True)
+        pins.append(replace(pin, sha256=sha256_of(tar_of(folder / "package.tgz", files))))
+    monkeypatch.setattr(layout, "read_pins", lambda: pins)
+    layout.write_fonts(PinnedArchives(tmp_path, pins), tmp_path / "inputs")
+    made = {path.name for path in (tmp_path / "inputs/fonts").iterdir()}
+    assert made == {"jost-latin-400-normal.woff", "jost-latin-700-normal.woff", "Lato-Regular.ttf"}
+    assert [path.name for path in (tmp_path / "inputs/test/fonts").iterdir()] == ["Karla-Bold.otf"]

@@ -40,8 +40,12 @@ LEAST_OFTEN = 4  # times that texts must have a character for it to be written a
 TOKEN_SHARE, WORDS_SHARE = 0.15, 0.12  # of English texts: prices, codes and single characters; words without sense
 SIGNS_SHARE = {"en": 0.45, "zh": 0.35}
 PLAIN_SHARE = 0.4  # of pictures with several lines: those about which is asked as if there were one
-# Faces whose "a" is a circle with a stroke. Few have it, and without more of them it is read as "o".
-ROUND_A = re.compile(r"Andika|Comic Neue|Quicksand|URW Gothic")
+# Faces whose "a" is a circle with a stroke. One family in five has it, and without more of them it is read as "o".
+ROUND_A = re.compile(
+    r"ABeeZee|Andika|Architects Daughter|Be Vietnam Pro|Comic (Neue|Relief)|Coming Soon|Delius|Didact Gothic|Fredoka|"
+    r"Josefin Sans|Kalam|League Spartan|Lexend|Mali|Mulish|Outfit|Patrick Hand|Poppins|Questrial|Quicksand|"
+    r"Short Stack|Sniglet|Space Mono|Sriracha|Syne Mono|URW Gothic|Urbanist"
+)
 ROUND_SHARE = 0.3
 CHARACTERS = string.ascii_uppercase * 2 + string.ascii_lowercase + string.digits * 3 + "%#&*+$"
 ATTEMPTS = 40

@@ -71,7 +71,7 @@ def _quoted(rng: random.Random, text: str, language: str) -> str:
     start, end = gaps[first], gaps[second]
     opening, closing = tuple(rng.choice(QUOTES[language]))
     inner = text[start:end].strip()
-    if rng.random() < 0.4:
+    if rng.random() < 0.6:
         inner = _ended(rng, inner, language)
     after = text[end:] if language == "zh" else f" {text[end:].lstrip()}".rstrip()
     return f"{text[:start]}{opening}{inner}{closing}{after}"

@@ -44,7 +44,7 @@ TEXTS = {"enwiki": "en", "zhwiki": "zh"}
 GIVEN_SETS = ("sroie", "nlvr", "photos")
 # Weights that print hardly uses, and instances of one design by the dozen.
 _LEFT_OUT = re.compile(r"thin|hairline|extralight|ultralight|alternates|NL-|semibold|medium|symbols|dingbat", re.I)
-_FONT = re.compile(r"\.(ttf|otf|ttc)$", re.I)
+_FONT = re.compile(r"\.(ttf|otf|ttc)$|-latin-(400|700)-normal\.woff$", re.I)  # of fonts of npm two files each
 
 
 class _Pinned(Archives):
@@ -93,10 +93,11 @@ def write_words(given: Path, archives: PinnedArchives, to: Path) -> None:
 def write_fonts(archives: PinnedArchives, to: Path) -> None:
     """Copy the font files out of every pinned package of fonts."""
     for pin in read_pins():
-        if pin.registry == "debian" and pin.name.startswith("fonts-"):
+        if pin.name.startswith(("fonts-", "@fontsource/")):
             folder = to / ("test/fonts" if pin.name in TEST_FONTS else "fonts")
             folder.mkdir(parents=True, exist_ok=True)
-            for member, data in read_members(archives.get("debian", pin.name), lambda name: bool(_FONT.search(name))):
+            archive = archives.get(pin.registry, pin.name)
+            for member, data in read_members(archive, lambda name: bool(_FONT.search(name))):
                 name = Path(member).name
                 if not _LEFT_OUT.search(name):
                     (folder / name).write_bytes(data)
