@@ -99,11 +99,11 @@ def test_the_box_that_is_called_right_is_around_what_is_drawn(open_page: Callabl
 def test_a_thing_that_is_not_there_is_called_not_there(open_page: Callable[..., Any], server: LiveServer):
     page = open_page(server.url)
     for locale, words, sentence in (
-        ("en-GB", "the yellow heart", "Asked “Is there a yellow heart in the image?”, the model answers no."),
-        ("zh-CN", "黄色的爱心", "问模型“图中有黄色的爱心吗？”，它回答“没有”。"),
+        ("en-GB", "the blue star", "Asked “Is there a blue star in the image?”, the model answers no."),
+        ("zh-CN", "蓝色的星星", "问模型“图中有蓝色的星星吗？”，它回答“没有”。"),
     ):
         page = open_page(server.url, locale=locale)
-        page.click(".example >> nth=0")  # four shapes, and no heart among them
+        page.click(".example >> nth=0")  # four shapes, among them an orange star
         wait_until(page, "() => document.querySelector('.cost')?.textContent")
         page.fill("#question", words)
         page.click("#send")

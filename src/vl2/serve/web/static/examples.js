@@ -11,10 +11,10 @@ const CHART = { title: "Visitors", bars: [["Lisbon", 62], ["Oslo", 35], ["Leeds"
 const WORD = "Garden";
 // Places are the left, the top and the side of the square around a shape, in pixels.
 const STARS = [
-  { shape: "star", color: "red", place: [12, 14, 44] },
-  { shape: "circle", color: "blue", place: [70, 20, 40] },
-  { shape: "star", color: "red", place: [116, 60, 44] },
-  { shape: "star", color: "red", place: [40, 104, 44] },
+  { shape: "star", color: "blue", place: [12, 14, 44] },
+  { shape: "square", color: "orange", place: [70, 20, 40] },
+  { shape: "star", color: "blue", place: [116, 60, 44] },
+  { shape: "star", color: "blue", place: [40, 104, 44] },
 ];
 const SHAPES = [
   { shape: "triangle", color: "green", place: [14, 20, 48] },
@@ -96,7 +96,7 @@ export const EXAMPLES = [
   {
     words: "exampleCount", name: "stars.png", task: "ask", size: [168, 168],
     draw: (pen) => drawShapes(pen, STARS),
-    question: { en: "How many red stars are there?", zh: "图中有几颗红色的星星？" },
+    question: { en: "How many blue stars are there?", zh: "图中有几颗蓝色的星星？" },
     truth: { text: String(STARS.filter(({ shape }) => shape === "star").length) },
   },
   {

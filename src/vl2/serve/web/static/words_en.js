@@ -92,7 +92,7 @@ export const EN = {
   broken: "The answer ended early: the connection was lost.",
   failed: "The server answered with error {0}.",
   exampleLocate: "Find the green triangle",
-  exampleCount: "How many red stars are there?",
+  exampleCount: "How many blue stars are there?",
   exampleChart: "What is the value for Oslo?",
   exampleRead: "What does the image say?",
   themeAuto: "Theme: same as the system",

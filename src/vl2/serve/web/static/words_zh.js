@@ -92,7 +92,7 @@ export const ZH = {
   broken: "连接中断，回答未完成。",
   failed: "服务器返回错误 {0}。",
   exampleLocate: "找出绿色的三角形",
-  exampleCount: "有几颗红色的星星？",
+  exampleCount: "有几颗蓝色的星星？",
   exampleChart: "Oslo 的数值是多少？",
   exampleRead: "图片上写着什么？",
   themeAuto: "主题：跟随系统",
