@@ -5,6 +5,9 @@ in the question where an object is named, until the next one is, and all along t
 tokens that lie in the object's boxes; between the brackets of one box, on those in that box alone. Where a text is
 named that has a box for each of its characters, the tokens of its name rest on their own ones, and the last on all.
 
+What must be found before the answer can be read, and is named in neither, is what the assistant's token rests on: the
+largest number of a table, where the question is whose it is.
+
 Evidence that the answer repeats, with a box for each of its characters, is read: the token that tells the next
 character rests on that one's box. The rest of the answer then rests on nothing.
 
@@ -167,6 +170,9 @@ class _Finder:
         is_counted = bool(pointed) and not read
         found = dict(self._asked([*given, *pointed], question, may_be_none=is_counted))
         self._bind(read, pointed)
+        unnamed = self._unnamed(pointed, question)
+        if read and unnamed:
+            found[question.stop] = [group for labeled in unnamed for group in self._shown(labeled)]
         if is_counted:
             # A name that is found tells where to look; what is counted or measured there is the rest.
             looked_at = [labeled for labeled in pointed if not _has_character_boxes(labeled)] or pointed
@@ -202,6 +208,10 @@ class _Finder:
                 yield from ((token, shown[first:last]) for token, first, last in tokens[:-1] if first < last)
             groups = [*shown, *([[0]] if may_be_none else [])]
             yield from ((token, groups) for token in range(end, until))
+
+    def _unnamed(self, pointed: Sequence[Labeled], question: range) -> list[Labeled]:
+        """Return what the question does not name."""
+        return [labeled for labeled in pointed if not self._name_in(labeled.label, question)]
 
     def _read(self, read: Sequence[Labeled], answer: range, text: str) -> Iterator[Rests]:
         """Yield the tokens that tell the next character of an answer, where that stands in the image."""
@@ -300,9 +310,14 @@ class _TextFinder(_Finder):
         read, pointed = fields_of(text, asked, answered) if self._text else (occurrences(answered, text), [])
         if len(read) != 1:
             return {}
-        named, told = [_text_object(text, place) for place in pointed], [_text_object(text, read[0])]
-        self._bind(told, named)
-        return dict(self._asked(named, question, may_be_none=False)) | dict(self._read(told, answer, answered))
+        rests_on, told = [_text_object(text, place) for place in pointed], [_text_object(text, read[0])]
+        self._bind(told, rests_on)
+        words = range(max(question.start, self._token_of[-1] + 1), question.stop)  # those after the text
+        found = dict(self._asked(rests_on, words, may_be_none=False)) | dict(self._read(told, answer, answered))
+        if unnamed := self._unnamed(rests_on, words):
+            # Of a number in a text only the last token comes after all of it.
+            found[question.stop] = [self._shown(labeled)[-1] for labeled in unnamed]
+        return found
 
     def _tokens_of(self, text: str, within: range) -> list[int]:
         """Return the token that ends each character of a text, which the tokens of a range contain."""

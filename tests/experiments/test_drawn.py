@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from PIL import Image, ImageDraw
 
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.chart_picture import Drawn
-from experiments.nano.draw.charts import Chart, Charts, make_chart
+from experiments.nano.draw.charts import Chart, Charts, ask_extreme, make_chart
 from experiments.nano.draw.forms import FORMS, LOOKS, Look, draw_form, shade
 from experiments.nano.draw.frame import GRIDS, LEAST_PX, MOST_PX, canvas_of, choose_size, scale_of
 from experiments.nano.draw.held_out import has_held_out_word, is_held_out_phrasing
@@ -138,6 +139,9 @@ def test_sizes_come_from_every_grid_and_fit_it() -> None:
     assert grids == set(GRIDS)
 
 
+MOST = "(?i)highest|largest|greatest|rank[s]? first|on top|ahead|beats|best|comes? first"
+
+
 def test_a_table_is_asked_about_as_it_stands(inputs: str) -> None:
     table = Table(
         "en", ("Name", "Age", "Town"), (("Ann", "31", "Oslo"), ("Bob", "45", "Rome"), ("Cid", "7", "Lima")), (1,)
@@ -152,7 +156,7 @@ def test_a_table_is_asked_about_as_it_stands(inputs: str) -> None:
         if task == "rows":
             assert answer == "3"
         elif task == "extreme":
-            assert answer == ("Bob" if re.search("highest|largest", question) else "Cid")
+            assert answer == ("Bob" if re.search(MOST, question) else "Cid")
         else:
             (row,) = [row for row in table.rows if answer in row and any(cell in question for cell in row)]
             assert answer in row
@@ -164,6 +168,66 @@ def test_what_is_not_in_a_table_cannot_be_told(inputs: str) -> None:
     for record in records(Tables(inputs=inputs, languages=("en",), tasks=("unknown",))):
         for _, answer in turns(record):
             assert answer == CANNOT_TELL["en"]
+
+
+def test_a_chart_is_asked_for_its_most_and_its_least() -> None:
+    chart = Chart(
+        language="en", kind="bars", title="", names=("Oslo", "Rome", "Lima"), series=("",), values=((9.5, 45.0, 7.0),),
+        labels=(("9.5", "45.0", "7.0"),), is_printed=True, step=10, num_steps=5,
+    )  # fmt: skip
+    answers = Counter[str]()
+    for n in range(100):
+        made = ask_extreme(random.Random(n), chart)
+        assert made is not None
+        assert chart.names[made[1]] == ("Rome" if re.search(MOST, made[0]) else "Lima"), made[0]
+        answers[chart.names[made[1]]] += 1
+    assert min(answers["Rome"], answers["Lima"]) > 20
+    asked = [ask_extreme(random.Random(n), replace(chart, values=((45.0, 45.0, 7.0),))) for n in range(20)]
+    assert {made and chart.names[made[1]] for made in asked} == {None, "Lima"}, "two have the most"
+    assert ask_extreme(random.Random(0), replace(chart, series=("", ""))) is None
+
+
+def test_told_charts_are_asked_for_the_most_and_the_least(inputs: str) -> None:
+    source, found = Told(inputs=inputs, languages=("en",), tasks=("chart",), turns=12), 0
+    for record in records(source):
+        told, _, first = turns(record)[0][0].rpartition("\n")
+        lines = [line.split(": ") for line in told.split("\n") if ": " in line]
+        values = {name: number_of(value) for name, value in lines}
+        for question, answer in [(first, turns(record)[0][1]), *turns(record)[1:]]:
+            if answer in values and "|" not in told:
+                found += 1
+                assert values[answer] == (max if re.search(MOST, question) else min)(values.values()), question
+    assert found > 20
+
+
+def test_told_numbers_are_sorted_and_the_first_of_them_is_named(inputs: str) -> None:
+    source, found = Told(inputs=inputs, languages=("en",), tasks=("numbers",), turns=12), Counter[str]()
+    number = r"[$€£]?\d[\d,]*(?:\.\d+)?%?"
+    for record in records(source, 60):
+        for question, answer in turns(record):
+            told = re.findall(rf"(?<![\w.]){number}(?![\w%])", re.sub(r",(?= |$)", " ", question))
+            values = list(map(number_of, told))
+            assert len(values) >= 2, question
+            in_order = sorted(values, reverse=re.search(MOST, question) is not None)
+            if ", " in answer:
+                kind = "sort"
+                assert list(map(number_of, answer.split(", "))) == in_order, question
+            elif re.fullmatch(number, answer):
+                kind = "number"
+                assert number_of(answer) == in_order[0], question
+            else:
+                kind = "named"
+                assert re.search(rf"{re.escape(answer)} {re.escape(told[values.index(in_order[0])])}", question), answer
+            found[kind] += 1
+    assert min(found.values()) > 40
+    assert len(found) == 3
+
+
+def test_values_of_charts_are_written_in_several_ways(inputs: str) -> None:
+    rng = random.Random(5)
+    made = [chart.labels[0][0] for chart in (make_chart(rng, inputs, "en", 4) for _ in range(400)) if chart.is_printed]
+    for form, least in ((r"\d+\.\d", 15), (r"\d+\.\d\d", 5), (r"\d,\d{3}", 10), (r"\d+%", 5)):
+        assert sum(re.fullmatch(form, label) is not None for label in made) > least, form
 
 
 def test_values_that_are_not_printed_lie_on_the_axis_or_halfway(inputs: str) -> None:

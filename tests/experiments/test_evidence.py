@@ -335,11 +335,46 @@ def test_an_answer_in_told_text_rests_on_its_letters_and_a_question_on_what_it_n
     assert any(found[token] == height for token in range(colon) if token in found), "of the line that is meant"
 
 
+def test_the_largest_of_a_text_is_found_before_the_answer_is_read() -> None:
+    draft = Draft(language="en")
+    draft.ask(f"{TOLD}\nWhich Town has the most Height?", "Ulm")
+    draft.ask("What is the Height of Ulm?", "478 m")
+    sample, evidence = sampled(closed(draft), spells_answers=True)
+    ids, found = sample.input_ids.tolist(), by_token(evidence)
+    first, second = (place for place, id in enumerate(ids) if id == TOKENIZER.assistant_id)
+    assert len(found[first]) == 1
+    assert written(sample, list(range(max(found[first]) + 1))).endswith("478 m"), "where all of it is written"
+    assert second not in found, "the question names all that is needed"
+
+
+def test_the_largest_of_a_chart_is_found_before_the_answer_is_read(tmp_path: Path) -> None:
+    inputs, num_found = str(write_inputs(tmp_path / "inputs")), 0
+    source = Charts(inputs=inputs, languages=("en",), tasks=("extreme",))
+    for record in generate(source, 12, seed=3):
+        sample, evidence = sampled(record)
+        found, ids = groups_by_token(evidence), sample.input_ids.tolist()
+        squares = shown_squares(sample.image_sizes[0], sample.grid_list[0], sample.layout.tile_side, TILE_PX)
+        slots = sample.image_mask.nonzero().flatten().tolist()
+        answers = [message for message in record.messages if message.role == "assistant"]
+        for message, place in zip(
+            answers, [n for n, id in enumerate(ids) if id == TOKENIZER.assistant_id], strict=True
+        ):
+            _, value = (record.objects[number] for number in message.evidence)
+            assert len(found[place]) == len(value.boxes_px)
+            for places, box in zip(found[place], value.boxes_px, strict=True):
+                shown = squares[[slots.index(at) for at in places]]
+                x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+                assert ((shown[:, :2] <= torch.tensor((x, y))) & (torch.tensor((x, y)) <= shown[:, 2:])).all(1).any()
+                num_found += 1
+    assert num_found > 20
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "read", "pointed"),
     [
         ("What is the Height of Jena?", "143 m", ["143 m"], ["Jena", "Height"]),
         ("Which Town is lowest?", "Bonn", ["Bonn"], ["Town"]),
+        ("Which Town has the least Height?", "Bonn", ["Bonn"], ["Town", "Height", "60 m"]),
         ("Is it in Jena?", "Yes", [], []),
         ("What letter is in each line?", "m", ["m", "m", "m", "m"], []),
     ],

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.base import NanoSource, Written
 from experiments.nano.draw.chart_picture import Drawn, draw_chart
+from experiments.nano.draw.extremes import words_for
 from experiments.nano.draw.frame import choose_size, scale_of, text_px
 from experiments.nano.draw.phrasing import phrase
 from experiments.nano.draw.vocabulary import names, word
@@ -22,18 +23,6 @@ from vl2.synth.source import Dropped
 
 Kind = Literal["bars", "sideways", "grouped", "line"]
 KINDS: tuple[Kind, ...] = ("bars", "bars", "sideways", "sideways", "grouped", "grouped", "line")
-EXTREMES = {
-    "en": (("highest", "largest", "greatest"), ("lowest", "smallest")),
-    "zh": (("高", "大", "多"), ("低", "小", "少")),
-}
-# The same said by verbs.
-LEADS = {
-    "en": (
-        ("ranks first", "is on top", "is ahead of the others", "beats all others", "comes out best"),
-        ("ranks last", "is at the bottom", "is behind the others", "lags behind", "comes out worst"),
-    ),
-    "zh": (("排第一", "居首位", "排在最前", "领先"), ("排最后", "居末位", "排在最后", "垫底")),
-}
 STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
 ATTEMPTS = 6  # charts tried, of which some have too long names
 MARK = "a bar or point"  # what a value that is not printed is read off
@@ -142,14 +131,16 @@ class Charts(NanoSource):
             if question in asked:
                 return None
             shown = written.show(draft, [("name", m), *([] if is_one else [("series", n)])])
-            if chart.is_printed:
-                shown += written.show(draft, [("value", n, m)])
-            else:
-                shown.append(draft.show(MARK, [written.moved(drawn.marks[n, m])]))
-            draft.ask(question, chart.labels[n][m], shown)
+            draft.ask(question, chart.labels[n][m], [*shown, _show_value(draft, chart, drawn, n, m)])
             return question
         if task == "extreme":
-            return _ask_extreme(rng, draft, chart, drawn, asked) if len(chart.series) == 1 else None
+            made = ask_extreme(rng, chart)
+            if made is None or made[0] in asked:
+                return None
+            question, m = made
+            shown = [*written.show(draft, [("name", m)]), _show_value(draft, chart, drawn, 0, m)]
+            draft.ask(question, chart.names[m], shown)
+            return question
         if task == "number":
             question, answer = phrase("number_of_bars", language, rng), str(len(chart.names))
             shown = [written.show_whole(draft, "items", [("name", at) for at in range(len(chart.names))])]
@@ -176,19 +167,23 @@ class Charts(NanoSource):
         return question
 
 
-def _ask_extreme(rng: random.Random, draft: Draft, chart: Chart, drawn: Drawn, asked: set[str]) -> str | None:
+def _show_value(draft: Draft, chart: Chart, drawn: Drawn, n: int, m: int) -> int:
+    """Add as evidence a value, or the mark that it is read off, and return its number."""
+    if chart.is_printed:
+        return drawn.written.show(draft, [("value", n, m)])[0]
+    return draft.show(MARK, [drawn.written.moved(drawn.marks[n, m])])
+
+
+def ask_extreme(rng: random.Random, chart: Chart) -> tuple[str, int] | None:
+    """Ask which has the most or the least, and return the question and the place of its answer among the names.
+
+    None if several have it, or there are several series.
+    """
     which, values = rng.randrange(2), chart.values[0]
     wanted = (max, min)[which](values)
-    said, verbs = EXTREMES[chart.language][which], LEADS[chart.language][which]
-    question = phrase(
-        "extreme", chart.language, rng, most=rng.choice(said), extreme=rng.choice(said), leads=rng.choice(verbs)
-    )
-    if values.count(wanted) > 1 or question in asked:
+    if len(chart.series) > 1 or values.count(wanted) > 1:
         return None
-    at = values.index(wanted)
-    shown = drawn.written.show(draft, [("name", at), *([("value", 0, at)] if chart.is_printed else [])])
-    draft.ask(question, chart.names[at], shown)
-    return question
+    return phrase("extreme", chart.language, rng, **words_for(which, chart.language, rng)), values.index(wanted)
 
 
 def make_chart(rng: random.Random, inputs: str, language: str, num: int) -> Chart:
@@ -218,7 +213,8 @@ def _values(
 ) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[str, ...], ...]]:
     """Return values by series, and their texts."""
     top = step * num_steps
-    places = rng.choice((0, 0, 0, 1)) if top <= 100 else 0
+    places = rng.choice((0, 0, 0, 1, 1, 2)) if top <= 500 else 0
+    comma = rng.choice(("", "", ","))
     percent = "%" if rng.random() < 0.15 and top <= 100 else ""
     values = list[tuple[float, ...]]()
     for _ in range(shape[0]):
@@ -227,5 +223,5 @@ def _values(
         else:
             row = [rng.randint(1, 2 * num_steps) * step / 2 for _ in range(shape[1])]
         values.append(tuple(row))
-    form = f".{places}f" if is_printed else "g"
+    form = f"{comma}.{places}f" if is_printed else "g"
     return tuple(values), tuple(tuple(f"{value:{form}}" + percent * is_printed for value in row) for row in values)

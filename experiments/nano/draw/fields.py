@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 AFTER_NAME, BETWEEN = ": ", " | "
 MARK = re.compile("|".join(map(re.escape, (AFTER_NAME, BETWEEN))))
@@ -11,9 +12,10 @@ Place = tuple[int, int]  # the number of a text's first character, and of the on
 
 
 def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[Place]]:
-    """Return where in a text of lines and fields an answer stands, and the fields that the question names there.
+    """Return where in a text of lines and fields an answer stands, and the fields of its line on which it rests.
 
-    The first is a list of one, or of several where a question does not tell which.
+    The first is a list of one, or of several where a question does not tell which. The second are the fields that the
+    question names, and the values of those and of the answer.
     """
     lines = [line.span() for line in re.finditer(r"[^\n]+", told)]
     fields = list[Place]()
@@ -21,6 +23,7 @@ def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[
         marks = (edge for mark in MARK.finditer(told, start, end) for edge in mark.span())
         edges = (start, *marks, end)
         fields.extend(zip(edges[::2], edges[1::2], strict=True))
+    value_of = {name: value for name, value in pairwise(fields) if told[name[1] : value[0]] == AFTER_NAME}
     named = [place for place in fields if _is_named(told[slice(*place)], question)]
     read = [place for place in fields if told[slice(*place)] == answer] or occurrences(answer, told)
     if len(read) > 1:
@@ -28,7 +31,10 @@ def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[
         meant = [line for line, num in zip(lines, num_named, strict=True) if num == max(num_named)]
         read = [place for place in read if any(_lies_in(place, line) for line in meant)]
     beside = [line for line in lines if len(read) == 1 and _lies_in(read[0], line)]
-    return read, [place for place in named if place not in read and any(_lies_in(place, line) for line in beside)]
+    rests_on = {*named, *(value_of[name] for name in (*named, *read) if name in value_of)}
+    return read, sorted(
+        place for place in rests_on if place not in read and any(_lies_in(place, line) for line in beside)
+    )
 
 
 def occurrences(text: str, within: str) -> list[Place]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.base import Color, NanoSource, Written
+from experiments.nano.draw.extremes import words_for
 from experiments.nano.draw.frame import MOST_PX, is_wanted, scale_of
 from experiments.nano.draw.phrasing import phrase
 from experiments.nano.draw.vocabulary import LETTERS, cased, names, word, words_of
@@ -26,10 +27,6 @@ LEAST_TURNS = 6  # of questions about a picture that is asked about several time
 LONGEST = {"en": 15, "zh": 6}
 RULES = ("none", "head", "rows", "columns", "grid", "grid", "frame", "boxes")
 BOLD, UNDERLINED, CAPTION = 0.4, 0.1, 0.25  # shares of tables with a bold header, an underlined one, a caption
-EXTREMES = {
-    "en": (("highest", "largest"), ("lowest", "smallest")),
-    "zh": (("高", "大"), ("低", "小")),
-}
 YES_NO = {"en": ("Yes", "No"), "zh": ("是", "否")}
 MOST_CELLS = 45
 ATTEMPTS = 200  # words tried for a header
@@ -126,23 +123,9 @@ def make_table(rng: random.Random, inputs: str, language: str) -> Table:
 
 def _column(rng: random.Random, inputs: str, language: str, count: int) -> tuple[list[str], bool]:
     """Return the cells of a column, and whether they are numbers to be compared."""
-    kind = rng.choice(
-        ("whole", "whole", "whole", "decimal", "money", "percent", "year", "words", "dates", "yes", "codes")
-    )
-    top = 10 ** rng.randint(1, 5)
-    if kind == "whole":
-        with_commas = rng.random() < 0.3
-        return [f"{rng.randint(0, top):,}" if with_commas else str(rng.randint(0, top)) for _ in range(count)], True
-    if kind == "decimal":
-        places = rng.randint(1, 2)
-        return [f"{rng.uniform(0, min(top, 1000)):.{places}f}" for _ in range(count)], True
-    if kind == "money":
-        sign = rng.choice(("$", "€", "£", ""))
-        return [f"{sign}{rng.uniform(0, min(top, 1000)):.2f}" for _ in range(count)], True
-    if kind == "percent":
-        return [f"{rng.randint(0, 100)}%" for _ in range(count)], True
-    if kind == "year":
-        return [str(rng.randint(1900, 2035)) for _ in range(count)], True
+    kind = rng.choice((*("numbers",) * 7, "words", "dates", "yes", "codes"))
+    if kind == "numbers":
+        return make_numbers(rng, count), True
     if kind == "words":
         pool = words_of(inputs, language, rng.choice(("nouns", "places")))
         return [
@@ -156,6 +139,24 @@ def _column(rng: random.Random, inputs: str, language: str, count: int) -> tuple
     return [
         token(rng) if rng.random() < 0.5 else f"{rng.choice(LETTERS)}{rng.randint(1, 99)}" for _ in range(count)
     ], False
+
+
+def make_numbers(rng: random.Random, count: int) -> list[str]:
+    """Make up numbers of one kind, as the cells of a column have them."""
+    kind = rng.choice(("whole", "whole", "whole", "decimal", "money", "percent", "year"))
+    top = 10 ** rng.randint(1, 5)
+    if kind == "whole":
+        comma = rng.choice(("", "", ","))
+        return [f"{rng.randint(0, top):{comma}}" for _ in range(count)]
+    if kind == "decimal":
+        places = rng.randint(1, 2)
+        return [f"{rng.uniform(0, min(top, 1000)):.{places}f}" for _ in range(count)]
+    if kind == "money":
+        sign = rng.choice(("$", "€", "£", ""))
+        return [f"{sign}{rng.uniform(0, min(top, 1000)):.2f}" for _ in range(count)]
+    if kind == "percent":
+        return [f"{rng.randint(0, 100)}%" for _ in range(count)]
+    return [str(rng.randint(1900, 2035)) for _ in range(count)]
 
 
 def _short(rng: random.Random, pool: tuple[str, ...], longest: int) -> str:
@@ -206,16 +207,8 @@ def _ask_extreme(rng: random.Random, table: Table) -> Asked | None:
     wanted = (max, min)[which](values)
     if values.count(wanted) > 1:
         return None
-    row, said = values.index(wanted), EXTREMES[table.language][which]
-    question = phrase(
-        "table_extreme",
-        table.language,
-        rng,
-        key=table.header[0],
-        column=table.header[column],
-        most=rng.choice(said),
-        extreme=rng.choice(said),
-    )
+    row, names = values.index(wanted), {"key": table.header[0], "column": table.header[column]}
+    question = phrase("table_extreme", table.language, rng, **names, **words_for(which, table.language, rng))
     return question, table.rows[row][0], [(0, column), (row + 1, column), (row + 1, 0)]
 
 

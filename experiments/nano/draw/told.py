@@ -1,5 +1,8 @@
 """What pictures show, told in words, with the same questions: a table, a chart, a scene, lines to repeat.
 
+And numbers to be sorted. To tell which of a table's rows has the most takes comparing, and a table that takes hundreds
+of tokens asks for that once or twice.
+
 Such a text costs about a tenth of a picture, and answering it takes what answering about a picture takes: to find the
 name that was asked for among several, and to repeat what stands beside it. A language model that has learned it from
 text has only to learn that the pictures tell the same.
@@ -12,12 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from experiments.nano.draw.charts import make_chart
+from experiments.nano.draw.charts import ask_extreme, make_chart
+from experiments.nano.draw.extremes import words_for
 from experiments.nano.draw.fields import AFTER_NAME, BETWEEN
 from experiments.nano.draw.lines import Lines
 from experiments.nano.draw.phrasing import phrase
 from experiments.nano.draw.scenes import YES_NO
-from experiments.nano.draw.tables import ask, make_table
+from experiments.nano.draw.tables import ask, make_numbers, make_table, number_of
+from experiments.nano.draw.vocabulary import names
 from vl2.synth.draft import Draft
 from vl2.synth.nouns import article, plural
 from vl2.synth.primer_lines import token
@@ -25,15 +30,18 @@ from vl2.synth.source import Dropped
 from vl2.synth.sprites import built_in_kinds
 
 Asked = tuple[str, str]  # a question and its answer
+SEPARATOR = {"en": ", ", "zh": "、"}
+NUM_NUMBERS = (2, 2, 2, 3, 3, 4, 5, 6, 7, 8)  # numbers in a list to be sorted
+MOST_EXTREMES = 4  # of questions for the most and the least about a chart
 
 
 @dataclass(frozen=True, kw_only=True)
 class Told(Lines):
-    """Text alone: tasks "table", "chart", "scene", "repeat" and "lines"."""
+    """Text alone: tasks "table", "chart", "scene", "repeat", "lines" and "numbers"."""
 
     name = "nano_told"
     category = "text"
-    tasks_known: ClassVar[tuple[str, ...]] = ("table", "chart", "scene", "repeat", "lines")
+    tasks_known: ClassVar[tuple[str, ...]] = ("table", "chart", "scene", "repeat", "lines", "numbers")
 
     turns: int = 4
 
@@ -56,7 +64,7 @@ class Told(Lines):
 def _tell_table(source: Told, rng: random.Random, language: str) -> tuple[str, list[Asked]]:
     table = make_table(rng, source.inputs, language)
     lines = [BETWEEN.join(map(AFTER_NAME.join, zip(table.header, row, strict=True))) for row in table.rows]
-    tasks = rng.choices(("lookup", "lookup", "reverse", "extreme", "rows", "unknown"), k=source.turns)
+    tasks = rng.choices((*("lookup",) * 3, "reverse", *("extreme",) * 3, "rows", "unknown"), k=source.turns)
     made = [ask(rng, table, task, source.inputs) for task in tasks]
     return "\n".join(lines), [(question, answer) for question, answer, _ in filter(None, made)]
 
@@ -70,6 +78,9 @@ def _tell_chart(source: Told, rng: random.Random, language: str) -> tuple[str, l
             lines.append(f"{of}{name}{AFTER_NAME}{chart.labels[n][m]}")
             kind = "value_of_series" if of else "value"
             asked.append((phrase(kind, language, rng, row=name, series=series), chart.labels[n][m]))
+    for made in (ask_extreme(rng, chart) for _ in range(MOST_EXTREMES)):
+        if made is not None:
+            asked.append((made[0], chart.names[made[1]]))
     rng.shuffle(asked)
     return "\n".join(lines), asked
 
@@ -106,10 +117,32 @@ def _tell_lines(source: Told, rng: random.Random, language: str) -> tuple[str, l
     return "\n".join(lines), asked
 
 
+def _tell_numbers(source: Told, rng: random.Random, language: str) -> tuple[str, list[Asked]]:
+    asked, comma = list[Asked](), SEPARATOR[language]
+    for _ in range(source.turns):
+        kind, which = rng.choice(("sort", "sort", "number", "named")), rng.randrange(2)
+        numbers = list(dict.fromkeys(make_numbers(rng, rng.choice(NUM_NUMBERS))))
+        rows = [row for row in names(rng, source.inputs, language, len(numbers), 9) if not row.isdigit()]
+        if min(len(numbers), len(rows)) < 2:
+            continue
+        pairs = list(zip(rows, numbers, strict=False))
+        in_order = sorted(pairs, key=lambda pair: number_of(pair[1]), reverse=which == 0)
+        told = comma.join(f"{row} {number}" if kind == "named" else number for row, number in pairs)
+        answer = {
+            "sort": comma.join(number for _, number in in_order),
+            "number": in_order[0][1],
+            "named": in_order[0][0],
+        }[kind]
+        question = phrase(f"{kind}_of_numbers", language, rng, numbers="{numbers}", **words_for(which, language, rng))
+        asked.append((question.replace("{numbers}", told), answer))
+    return "", asked
+
+
 _TELLERS: dict[str, Callable[[Told, random.Random, str], tuple[str, list[Asked]]]] = {
     "table": _tell_table,
     "chart": _tell_chart,
     "scene": _tell_scene,
     "repeat": _tell_repeat,
     "lines": _tell_lines,
+    "numbers": _tell_numbers,
 }
