@@ -39,7 +39,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from experiments.nano.draw.fields import Place, fields_of, occurrences
+from experiments.nano.draw.fields import Place, compared_in, fields_of
 from vl2.data.record import PLACEHOLDER, Labeled, Message, Record
 from vl2.grid import UNTILED, Grid, num_visual_tokens
 from vl2.process.pixels import fit_inside
@@ -307,7 +307,7 @@ class _TextFinder(_Finder):
         asked, answered = next(self._questions), message.parts[0].text or ""
         text, within = (self._text, self._first) if self._text else (asked, question)
         self._token_of = self._tokens_of(text, within)
-        read, pointed = fields_of(text, asked, answered) if self._text else (occurrences(answered, text), [])
+        read, pointed = fields_of(text, asked, answered) if self._text else compared_in(asked, answered)
         if len(read) != 1:
             return {}
         rests_on, told = [_text_object(text, place) for place in pointed], [_text_object(text, read[0])]

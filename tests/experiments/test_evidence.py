@@ -13,7 +13,7 @@ from PIL import Image
 
 import vl2
 from experiments.nano.draw.charts import Charts
-from experiments.nano.draw.fields import fields_of
+from experiments.nano.draw.fields import compared_in, fields_of
 from experiments.nano.draw.receipts import Receipts
 from experiments.nano.draw.tables import Tables
 from experiments.nano.draw.told import Told
@@ -384,6 +384,29 @@ def test_fields_are_found_where_a_question_tells_which(
 ) -> None:
     found = fields_of(TOLD, question, answer)
     assert [[TOLD[slice(*place)] for place in places] for places in found] == [read, pointed]
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [("Ulm", ["478"]), ("Jena", ["$1,143.50"]), ("Bonn", ["60%"]), ("60%", ["60%"]), ("Rome", [])],
+)
+def test_the_number_of_an_answer_is_found_in_its_question(answer: str, number: list[str]) -> None:
+    question = "Ulm 478, Jena $1,143.50, Bonn 60%: which leads?"
+    read, numbers = compared_in(question, answer)
+    assert [question[slice(*place)] for place in read] == [answer] * question.count(answer)
+    assert [question[slice(*place)] for place in numbers] == number
+
+
+def test_the_largest_of_a_list_is_found_before_the_answer_is_read() -> None:
+    draft = Draft(language="en")
+    draft.ask("Ulm 478, Jena 143: which leads?", "Ulm")
+    draft.ask("Which is the smallest of 52, 810, 31?", "31")
+    sample, evidence = sampled(closed(draft), spells_answers=True)
+    ids, found = sample.input_ids.tolist(), by_token(evidence)
+    assistants = [place for place, id in enumerate(ids) if id == TOKENIZER.assistant_id]
+    for assistant, until in zip(assistants, ("Ulm 478", "810, 31"), strict=True):
+        (place,) = found[assistant]
+        assert written(sample, list(range(place + 1))).endswith(until)
 
 
 def test_of_equal_fields_the_one_in_the_line_that_the_question_means_is_read() -> None:

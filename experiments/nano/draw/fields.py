@@ -6,6 +6,7 @@ import re
 from itertools import pairwise
 
 AFTER_NAME, BETWEEN = ": ", " | "
+NUMBER = re.compile(r" ?[$€£]?\d(?:[\d.,]*\d)?%?")  # alone, or after a name
 MARK = re.compile("|".join(map(re.escape, (AFTER_NAME, BETWEEN))))
 
 Place = tuple[int, int]  # the number of a text's first character, and of the one after its last
@@ -35,6 +36,18 @@ def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[
     return read, sorted(
         place for place in rests_on if place not in read and any(_lies_in(place, line) for line in beside)
     )
+
+
+def compared_in(question: str, answer: str) -> tuple[list[Place], list[Place]]:
+    """Return where in a question its answer stands, and the number there: the answer itself, or the one after it."""
+    read = occurrences(answer, question)
+    if len(read) != 1:
+        return read, []
+    (start, end) = read[0]
+    number = NUMBER.fullmatch(answer) and (start, end)
+    if not number and (found := NUMBER.match(question, end)) is not None:
+        number = (end + 1, found.end())
+    return read, [number] if number else []
 
 
 def occurrences(text: str, within: str) -> list[Place]:

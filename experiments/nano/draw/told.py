@@ -120,7 +120,7 @@ def _tell_lines(source: Told, rng: random.Random, language: str) -> tuple[str, l
 def _tell_numbers(source: Told, rng: random.Random, language: str) -> tuple[str, list[Asked]]:
     asked, comma = list[Asked](), SEPARATOR[language]
     for _ in range(source.turns):
-        kind, which = rng.choice(("sort", "sort", "number", "named")), rng.randrange(2)
+        kind, which = rng.choice(("sort", "number", "number", "named", "named")), rng.randrange(2)
         numbers = list(dict.fromkeys(make_numbers(rng, rng.choice(NUM_NUMBERS))))
         rows = [row for row in names(rng, source.inputs, language, len(numbers), 9) if not row.isdigit()]
         if min(len(numbers), len(rows)) < 2:
