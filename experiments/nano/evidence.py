@@ -5,8 +5,8 @@ in the question where an object is named, until the next one is, and all along t
 tokens that lie in the object's boxes; between the brackets of one box, on those in that box alone. Where a text is
 named that has a box for each of its characters, the tokens of its name rest on their own ones, and the last on all.
 
-What must be found before the answer can be read, and is named in neither, is what the assistant's token rests on: the
-largest number of a table, where the question is whose it is.
+What must be found before the answer can be read, and is not named by the question, is what the assistant's token
+rests on: the largest number of a table, where the question is whose it is.
 
 Evidence that the answer repeats, with a box for each of its characters, is read: the token that tells the next
 character rests on that one's box. The rest of the answer then rests on nothing.

@@ -388,7 +388,14 @@ def test_fields_are_found_where_a_question_tells_which(
 
 @pytest.mark.parametrize(
     ("answer", "number"),
-    [("Ulm", ["478"]), ("Jena", ["$1,143.50"]), ("Bonn", ["60%"]), ("60%", ["60%"]), ("Rome", [])],
+    [
+        ("Ulm", ["478"]),
+        ("Jena", ["$1,143.50"]),
+        ("Bonn", ["60%"]),
+        ("60%", ["60%"]),
+        ("Jena $1,143.5", []),
+        ("Rome", []),
+    ],
 )
 def test_the_number_of_an_answer_is_found_in_its_question(answer: str, number: list[str]) -> None:
     question = "Ulm 478, Jena $1,143.50, Bonn 60%: which leads?"

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 AFTER_NAME, BETWEEN = ": ", " | "
-NUMBER = re.compile(r" ?[$€£]?\d(?:[\d.,]*\d)?%?")  # alone, or after a name
+NUMBER = re.compile(r"[$€£]?\d(?:[\d.,]*\d)?%?")
 MARK = re.compile("|".join(map(re.escape, (AFTER_NAME, BETWEEN))))
 
 Place = tuple[int, int]  # the number of a text's first character, and of the one after its last
@@ -39,15 +39,18 @@ def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[
 
 
 def compared_in(question: str, answer: str) -> tuple[list[Place], list[Place]]:
-    """Return where in a question its answer stands, and the number there: the answer itself, or the one after it."""
+    """Return where in a question with a list its answer stands, and the number of that: itself, or the one after it.
+
+    Lists are "478, 143" or "Ulm 478, Jena 143".
+    """
     read = occurrences(answer, question)
     if len(read) != 1:
         return read, []
-    (start, end) = read[0]
-    number = NUMBER.fullmatch(answer) and (start, end)
-    if not number and (found := NUMBER.match(question, end)) is not None:
-        number = (end + 1, found.end())
-    return read, [number] if number else []
+    if NUMBER.fullmatch(answer):
+        return read, read
+    end = read[0][1]
+    number = NUMBER.match(question, end + 1) if question[end : end + 1] == " " else None
+    return read, [number.span()] if number else []
 
 
 def occurrences(text: str, within: str) -> list[Place]:

@@ -1,11 +1,11 @@
 """What pictures show, told in words, with the same questions: a table, a chart, a scene, lines to repeat.
 
-And numbers to be sorted. To tell which of a table's rows has the most takes comparing, and a table that takes hundreds
-of tokens asks for that once or twice.
-
 Such a text costs about a tenth of a picture, and answering it takes what answering about a picture takes: to find the
 name that was asked for among several, and to repeat what stands beside it. A language model that has learned it from
 text has only to learn that the pictures tell the same.
+
+Lists of numbers are to be sorted, or asked for their largest. A table of hundreds of tokens asks once or twice which
+row has the most; such a list takes ten tokens to ask the same.
 """
 
 from __future__ import annotations
@@ -120,20 +120,20 @@ def _tell_lines(source: Told, rng: random.Random, language: str) -> tuple[str, l
 def _tell_numbers(source: Told, rng: random.Random, language: str) -> tuple[str, list[Asked]]:
     asked, comma = list[Asked](), SEPARATOR[language]
     for _ in range(source.turns):
-        kind, which = rng.choice(("sort", "number", "number", "named", "named")), rng.randrange(2)
+        kind, which = rng.choice(("sort", *("extreme_number", "extreme_name") * 2)), rng.randrange(2)
         numbers = list(dict.fromkeys(make_numbers(rng, rng.choice(NUM_NUMBERS))))
         rows = [row for row in names(rng, source.inputs, language, len(numbers), 9) if not row.isdigit()]
         if min(len(numbers), len(rows)) < 2:
             continue
         pairs = list(zip(rows, numbers, strict=False))
         in_order = sorted(pairs, key=lambda pair: number_of(pair[1]), reverse=which == 0)
-        told = comma.join(f"{row} {number}" if kind == "named" else number for row, number in pairs)
+        told = comma.join(f"{row} {number}" if kind == "extreme_name" else number for row, number in pairs)
         answer = {
             "sort": comma.join(number for _, number in in_order),
-            "number": in_order[0][1],
-            "named": in_order[0][0],
+            "extreme_number": in_order[0][1],
+            "extreme_name": in_order[0][0],
         }[kind]
-        question = phrase(f"{kind}_of_numbers", language, rng, numbers="{numbers}", **words_for(which, language, rng))
+        question = phrase(kind, language, rng, numbers="{numbers}", **words_for(which, language, rng))
         asked.append((question.replace("{numbers}", told), answer))
     return "", asked
 
