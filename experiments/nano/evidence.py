@@ -6,7 +6,7 @@ tokens that lie in the object's boxes; between the brackets of one box, on those
 named that has a box for each of its characters, the tokens of its name rest on their own ones, and the last on all.
 
 What must be found before the answer can be read, and is not named by the question, is what the assistant's token
-rests on: the largest number of a table, where the question is whose it is.
+rests on: the largest number of a text, or the highest bar of a chart without printed values.
 
 Evidence that the answer repeats, with a box for each of its characters, is read: the token that tells the next
 character rests on that one's box. The rest of the answer then rests on nothing.
@@ -39,6 +39,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from experiments.nano.draw.extremes import parts_of
 from experiments.nano.draw.fields import Place, compared_in, fields_of
 from vl2.data.record import PLACEHOLDER, Labeled, Message, Record
 from vl2.grid import UNTILED, Grid, num_visual_tokens
@@ -308,9 +309,9 @@ class _TextFinder(_Finder):
         text, within = (self._text, self._first) if self._text else (asked, question)
         self._token_of = self._tokens_of(text, within)
         read, pointed = fields_of(text, asked, answered) if self._text else compared_in(asked, answered)
-        if len(read) != 1:
+        if len(read) != len(parts_of(answered)):
             return {}
-        rests_on, told = [_text_object(text, place) for place in pointed], [_text_object(text, read[0])]
+        rests_on, told = ([_text_object(text, place) for place in places] for places in (pointed, read))
         self._bind(told, rests_on)
         words = range(max(question.start, self._token_of[-1] + 1), question.stop)  # those after the text
         found = dict(self._asked(rests_on, words, may_be_none=False)) | dict(self._read(told, answer, answered))

@@ -211,7 +211,7 @@ def test_a_value_and_the_names_in_its_row_and_column_rest_on_each_other() -> Non
     at = {name: draft.show(name, [(x + 6 * n, y, x + 6 * n + 6, y + 12) for n in range(4)])
           for name, (x, y) in corners.items()}  # fmt: skip
     draft.ask("What is the Rain of Oslo?", "4817", [at["Oslo"], at["Rain"], at["4817"]])
-    draft.ask("Which Town has the most Rain?", "Oslo", [at["Town"], at["Rain"], at["Oslo"]])
+    draft.ask("Which Town has the most Rain?", "4817 (Oslo)", [at["Town"], at["Rain"], at["4817"], at["Oslo"]])
     sample, evidence = sampled(closed(draft), spells_answers=True)
     squares = shown_squares((168, 168), sample.grid_list[0], SIDE, TILE_PX)
     slots, found = sample.image_mask.nonzero().squeeze(1).tolist(), by_token(evidence)
@@ -337,13 +337,15 @@ def test_an_answer_in_told_text_rests_on_its_letters_and_a_question_on_what_it_n
 
 def test_the_largest_of_a_text_is_found_before_the_answer_is_read() -> None:
     draft = Draft(language="en")
-    draft.ask(f"{TOLD}\nWhich Town has the most Height?", "Ulm")
-    draft.ask("What is the Height of Ulm?", "478 m")
+    draft.ask(f"{TOLD.replace(' m', '')}\nWhich Town has the most Height?", "478 (Ulm)")
+    draft.ask("What is the Height of Ulm?", "478")
     sample, evidence = sampled(closed(draft), spells_answers=True)
     ids, found = sample.input_ids.tolist(), by_token(evidence)
     first, second = (place for place, id in enumerate(ids) if id == TOKENIZER.assistant_id)
     assert len(found[first]) == 1
-    assert written(sample, list(range(max(found[first]) + 1))).endswith("478 m"), "where all of it is written"
+    assert written(sample, list(range(max(found[first]) + 1))).endswith("478"), "where all of it is written"
+    written_by = [next(iter(found[first + 1 + n])) for n in range(3)]
+    assert [written(sample, [place]) for place in written_by] == list("478"), "then digit by digit"
     assert second not in found, "the question names all that is needed"
 
 
@@ -359,9 +361,11 @@ def test_the_largest_of_a_chart_is_found_before_the_answer_is_read(tmp_path: Pat
         for message, place in zip(
             answers, [n for n, id in enumerate(ids) if id == TOKENIZER.assistant_id], strict=True
         ):
-            _, value = (record.objects[number] for number in message.evidence)
-            assert len(found[place]) == len(value.boxes_px)
-            for places, box in zip(found[place], value.boxes_px, strict=True):
+            value, _ = (record.objects[number] for number in message.evidence)
+            is_printed = value.label in (message.parts[0].text or "")
+            rests_on = [found[place + 1 + n][0] for n in range(len(value.label))] if is_printed else found[place]
+            assert len(rests_on) == len(value.boxes_px)
+            for places, box in zip(rests_on, value.boxes_px, strict=True):
                 shown = squares[[slots.index(at) for at in places]]
                 x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
                 assert ((shown[:, :2] <= torch.tensor((x, y))) & (torch.tensor((x, y)) <= shown[:, 2:])).all(1).any()
@@ -387,26 +391,41 @@ def test_fields_are_found_where_a_question_tells_which(
 
 
 @pytest.mark.parametrize(
-    ("answer", "number"),
+    ("answer", "read", "pointed"),
     [
-        ("Ulm", ["478"]),
-        ("Jena", ["$1,143.50"]),
-        ("Bonn", ["60%"]),
-        ("60%", ["60%"]),
-        ("Jena $1,143.5", []),
-        ("Rome", []),
+        ("478 (Ulm)", ["478", "Ulm"], ["Town", "Height", "478"]),
+        ("143 (Ulm)", [], ["Town", "Height", "478"]),
+        ("478 (Rome)", [], []),
     ],
 )
-def test_the_number_of_an_answer_is_found_in_its_question(answer: str, number: list[str]) -> None:
+def test_a_number_and_whose_it_is_stand_in_one_line(answer: str, read: list[str], pointed: list[str]) -> None:
+    told = TOLD.replace(" m", "")
+    found = fields_of(told, "Which Town has the greatest Height?", answer)
+    assert [[told[slice(*place)] for place in places] for places in found] == [read, pointed]
+
+
+@pytest.mark.parametrize(
+    ("answer", "read", "number"),
+    [
+        ("478 (Ulm)", ["478", "Ulm"], ["478"]),
+        ("$1,143.50 (Jena)", ["$1,143.50", "Jena"], ["$1,143.50"]),
+        ("60%（Bonn）", ["60%", "Bonn"], ["60%"]),
+        ("60%", ["60%"], ["60%"]),
+        ("$1,143.5 (Jena)", [], []),
+        ("478 (Jena)", [], []),
+        ("Ulm", ["Ulm"], []),
+        ("Rome", [], []),
+    ],
+)
+def test_the_number_of_an_answer_is_found_in_its_question(answer: str, read: list[str], number: list[str]) -> None:
     question = "Ulm 478, Jena $1,143.50, Bonn 60%: which leads?"
-    read, numbers = compared_in(question, answer)
-    assert [question[slice(*place)] for place in read] == [answer] * question.count(answer)
-    assert [question[slice(*place)] for place in numbers] == number
+    found = compared_in(question, answer)
+    assert [[question[slice(*place)] for place in places] for places in found] == [read, number]
 
 
 def test_the_largest_of_a_list_is_found_before_the_answer_is_read() -> None:
     draft = Draft(language="en")
-    draft.ask("Ulm 478, Jena 143: which leads?", "Ulm")
+    draft.ask("Ulm 478, Jena 143: which leads?", "478 (Ulm)")
     draft.ask("Which is the smallest of 52, 810, 31?", "31")
     sample, evidence = sampled(closed(draft), spells_answers=True)
     ids, found = sample.input_ids.tolist(), by_token(evidence)

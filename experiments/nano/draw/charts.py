@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.base import NanoSource, Written
 from experiments.nano.draw.chart_picture import Drawn, draw_chart
-from experiments.nano.draw.extremes import words_for
+from experiments.nano.draw.extremes import number_and_name, words_for
 from experiments.nano.draw.frame import choose_size, scale_of, text_px
 from experiments.nano.draw.phrasing import phrase
 from experiments.nano.draw.vocabulary import names, word
@@ -138,8 +138,10 @@ class Charts(NanoSource):
             if made is None or made[0] in asked:
                 return None
             question, m = made
-            shown = [*written.show(draft, [("name", m)]), _show_value(draft, chart, drawn, 0, m)]
-            draft.ask(question, chart.names[m], shown)
+            shown = [_show_value(draft, chart, drawn, 0, m), *written.show(draft, [("name", m)])]
+            name, number = chart.names[m], chart.labels[0][m]
+            answer = number_and_name(number, name, language) if chart.is_printed else name
+            draft.ask(question, answer, shown)
             return question
         if task == "number":
             question, answer = phrase("number_of_bars", language, rng), str(len(chart.names))

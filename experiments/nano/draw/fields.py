@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+from experiments.nano.draw.extremes import NUMBER, parts_of
+
 AFTER_NAME, BETWEEN = ": ", " | "
-NUMBER = re.compile(r"[$€£]?\d(?:[\d.,]*\d)?%?")
 MARK = re.compile("|".join(map(re.escape, (AFTER_NAME, BETWEEN))))
 
 Place = tuple[int, int]  # the number of a text's first character, and of the one after its last
@@ -15,9 +16,11 @@ Place = tuple[int, int]  # the number of a text's first character, and of the on
 def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[Place]]:
     """Return where in a text of lines and fields an answer stands, and the fields of its line on which it rests.
 
-    The first is a list of one, or of several where a question does not tell which. The second are the fields that the
-    question names, and the values of those and of the answer.
+    The first is a list of one, or of several where a question does not tell which; of a number and whose it is, the
+    places of both, or none. The second are the fields that the question names, and the values of those and of the
+    answer, such a number among them.
     """
+    *number, name = parts_of(answer)
     lines = [line.span() for line in re.finditer(r"[^\n]+", told)]
     fields = list[Place]()
     for start, end in lines:
@@ -26,31 +29,38 @@ def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[
         fields.extend(zip(edges[::2], edges[1::2], strict=True))
     value_of = {name: value for name, value in pairwise(fields) if told[name[1] : value[0]] == AFTER_NAME}
     named = [place for place in fields if _is_named(told[slice(*place)], question)]
-    read = [place for place in fields if told[slice(*place)] == answer] or occurrences(answer, told)
+    read = [place for place in fields if told[slice(*place)] == name] or occurrences(name, told)
     if len(read) > 1:
         num_named = [sum(_lies_in(place, line) for place in named) for line in lines]
         meant = [line for line, num in zip(lines, num_named, strict=True) if num == max(num_named)]
         read = [place for place in read if any(_lies_in(place, line) for line in meant)]
     beside = [line for line in lines if len(read) == 1 and _lies_in(read[0], line)]
-    rests_on = {*named, *(value_of[name] for name in (*named, *read) if name in value_of)}
-    return read, sorted(
-        place for place in rests_on if place not in read and any(_lies_in(place, line) for line in beside)
+    valued = {value_of[field] for field in (*named, *read) if field in value_of}
+    rests_on = sorted(
+        place for place in {*named, *valued} if place not in read and any(_lies_in(place, line) for line in beside)
     )
+    if number:
+        first = [place for place in rests_on if told[slice(*place)] == number[0]][:1]
+        read = [*first, *read] if first else []
+    return read, rests_on
 
 
 def compared_in(question: str, answer: str) -> tuple[list[Place], list[Place]]:
-    """Return where in a question with a list its answer stands, and the number of that: itself, or the one after it.
+    """Return where in a question an answer stands, and the number that had to be found for it, if it is of a list.
 
-    Lists are "478, 143" or "Ulm 478, Jena 143".
+    Lists are "478, 143" or "Ulm 478, Jena 143"; of the second kind the answer is a number and whose it is, and has
+    two places.
     """
-    read = occurrences(answer, question)
-    if len(read) != 1:
+    number, *name = parts_of(answer)
+    read = occurrences(f"{name[0]} {number}" if name else answer, question)
+    if len(read) != 1 or not NUMBER.fullmatch(number):
         return read, []
-    if NUMBER.fullmatch(answer):
-        return read, read
-    end = read[0][1]
-    number = NUMBER.match(question, end + 1) if question[end : end + 1] == " " else None
-    return read, [number.span()] if number else []
+    ((start, end),) = read
+    at = (end - len(number), end)
+    found = NUMBER.match(question, at[0])
+    if found is None or found.span() != at:
+        return [], []
+    return [at, *((start, start + len(part)) for part in name)], [at]
 
 
 def occurrences(text: str, within: str) -> list[Place]:

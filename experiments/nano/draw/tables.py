@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments.nano.draw.answers import CANNOT_TELL
 from experiments.nano.draw.base import Color, NanoSource, Written
-from experiments.nano.draw.extremes import words_for
+from experiments.nano.draw.extremes import number_and_name, words_for
 from experiments.nano.draw.frame import MOST_PX, is_wanted, scale_of
 from experiments.nano.draw.phrasing import phrase
 from experiments.nano.draw.vocabulary import LETTERS, cased, names, word, words_of
@@ -209,7 +209,8 @@ def _ask_extreme(rng: random.Random, table: Table) -> Asked | None:
         return None
     row, names = values.index(wanted), {"key": table.header[0], "column": table.header[column]}
     question = phrase("table_extreme", table.language, rng, **names, **words_for(which, table.language, rng))
-    return question, table.rows[row][0], [(0, column), (row + 1, column), (row + 1, 0)]
+    answer = number_and_name(table.rows[row][column], table.rows[row][0], table.language)
+    return question, answer, [(0, column), (row + 1, column), (row + 1, 0)]
 
 
 def number_of(cell: str) -> float:

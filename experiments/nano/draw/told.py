@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from experiments.nano.draw.charts import ask_extreme, make_chart
-from experiments.nano.draw.extremes import words_for
+from experiments.nano.draw.extremes import number_and_name, words_for
 from experiments.nano.draw.fields import AFTER_NAME, BETWEEN
 from experiments.nano.draw.lines import Lines
 from experiments.nano.draw.phrasing import phrase
@@ -80,7 +80,8 @@ def _tell_chart(source: Told, rng: random.Random, language: str) -> tuple[str, l
             asked.append((phrase(kind, language, rng, row=name, series=series), chart.labels[n][m]))
     for made in (ask_extreme(rng, chart) for _ in range(MOST_EXTREMES)):
         if made is not None:
-            asked.append((made[0], chart.names[made[1]]))
+            question, m = made
+            asked.append((question, number_and_name(chart.labels[0][m], chart.names[m], language)))
     rng.shuffle(asked)
     return "\n".join(lines), asked
 
@@ -131,7 +132,7 @@ def _tell_numbers(source: Told, rng: random.Random, language: str) -> tuple[str,
         answer = {
             "sort": comma.join(number for _, number in in_order),
             "extreme_number": in_order[0][1],
-            "extreme_name": in_order[0][0],
+            "extreme_name": number_and_name(in_order[0][1], in_order[0][0], language),
         }[kind]
         question = phrase(kind, language, rng, numbers="{numbers}", **words_for(which, language, rng))
         asked.append((question.replace("{numbers}", told), answer))
