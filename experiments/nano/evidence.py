@@ -15,7 +15,7 @@ Where a bar is measured whose value is not printed, its name is found in the que
 
 What an answer reads or measures and what its question names are bound to each other where they lie in one row or
 column: the tokens that show one of them rest on the other, as far as that comes before. So a value has its name before
-it is asked for.
+it is asked for. A number and whose it is, where an answer gives both, are bound in the same way.
 
 Every box weighs alike, whatever its size. Where evidence is named, none of it is read and no boxes are given, the
 first token of the sample weighs as much as one box: the more there is, the less falls on it, so that attention tells
@@ -170,7 +170,7 @@ class _Finder:
         pointed = [labeled for labeled in evidence if labeled not in read]
         is_counted = bool(pointed) and not read
         found = dict(self._asked([*given, *pointed], question, may_be_none=is_counted))
-        self._bind(read, pointed)
+        self._bind(read, [*pointed, *read] if len(parts_of(text)) > 1 else pointed)
         unnamed = self._unnamed(pointed, question)
         if read and unnamed:
             found[question.stop] = [group for labeled in unnamed for group in self._shown(labeled)]
