@@ -352,9 +352,9 @@ def test_the_largest_of_a_text_is_found_before_the_answer_is_read() -> None:
 
 
 def test_the_largest_of_a_chart_is_found_before_the_answer_is_read(tmp_path: Path) -> None:
-    inputs, num_found = str(write_inputs(tmp_path / "inputs")), 0
+    inputs, num_found, kinds = str(write_inputs(tmp_path / "inputs")), 0, set[bool]()
     source = Charts(inputs=inputs, languages=("en",), tasks=("extreme",))
-    for record in generate(source, 12, seed=3):
+    for record in generate(source, 40, seed=3):
         sample, evidence = sampled(record)
         found, ids = groups_by_token(evidence), sample.input_ids.tolist()
         squares = shown_squares(sample.image_sizes[0], sample.grid_list[0], sample.layout.tile_side, TILE_PX)
@@ -365,6 +365,7 @@ def test_the_largest_of_a_chart_is_found_before_the_answer_is_read(tmp_path: Pat
         ):
             value, _ = (record.objects[number] for number in message.evidence)
             is_printed = value.label in (message.parts[0].text or "")
+            kinds.add(is_printed)
             rests_on = [found[place + 1 + n][0] for n in range(len(value.label))] if is_printed else found[place]
             assert len(rests_on) == len(value.boxes_px)
             for places, box in zip(rests_on, value.boxes_px, strict=True):
@@ -373,6 +374,7 @@ def test_the_largest_of_a_chart_is_found_before_the_answer_is_read(tmp_path: Pat
                 assert ((shown[:, :2] <= torch.tensor((x, y))) & (torch.tensor((x, y)) <= shown[:, 2:])).all(1).any()
                 num_found += 1
     assert num_found > 20
+    assert kinds == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -415,12 +417,13 @@ def test_a_number_and_whose_it_is_stand_in_one_line(answer: str, read: list[str]
         ("60%", ["60%"], ["60%"]),
         ("$1,143.5 (Jena)", [], []),
         ("478 (Jena)", [], []),
+        ("7 (Rom)", [], []),
         ("Ulm", ["Ulm"], []),
         ("Rome", [], []),
     ],
 )
 def test_the_number_of_an_answer_is_found_in_its_question(answer: str, read: list[str], number: list[str]) -> None:
-    question = "Ulm 478, Jena $1,143.50, Bonn 60%: which leads?"
+    question = "Ulm 478, Jena $1,143.50, Bonn 60%, Rom 7, Rom 7: which leads?"
     found = compared_in(question, answer)
     assert [[question[slice(*place)] for place in places] for places in found] == [read, number]
 

@@ -27,7 +27,7 @@ def fields_of(told: str, question: str, answer: str) -> tuple[list[Place], list[
         marks = (edge for mark in MARK.finditer(told, start, end) for edge in mark.span())
         edges = (start, *marks, end)
         fields.extend(zip(edges[::2], edges[1::2], strict=True))
-    value_of = {name: value for name, value in pairwise(fields) if told[name[1] : value[0]] == AFTER_NAME}
+    value_of = {field: value for field, value in pairwise(fields) if told[field[1] : value[0]] == AFTER_NAME}
     named = [place for place in fields if _is_named(told[slice(*place)], question)]
     read = [place for place in fields if told[slice(*place)] == name] or occurrences(name, told)
     if len(read) > 1:
@@ -51,12 +51,14 @@ def compared_in(question: str, answer: str) -> tuple[list[Place], list[Place]]:
     Lists are "478, 143" or "Ulm 478, Jena 143"; of the second kind the answer is a number and whose it is, and has
     two places.
     """
-    number, *name = parts_of(answer)
-    read = occurrences(f"{name[0]} {number}" if name else answer, question)
-    if len(read) != 1 or not NUMBER.fullmatch(number):
+    first, *name = parts_of(answer)
+    read = occurrences(f"{name[0]} {first}" if name else answer, question)
+    if not NUMBER.fullmatch(first):
         return read, []
+    if len(read) != 1:
+        return [], []
     ((start, end),) = read
-    at = (end - len(number), end)
+    at = (end - len(first), end)
     found = NUMBER.match(question, at[0])
     if found is None or found.span() != at:
         return [], []
