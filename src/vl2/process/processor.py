@@ -22,6 +22,7 @@ from vl2.model_kind import ModelKind, answer_window, model_kind
 from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
 from vl2.process.conversation import ImageRef, Turn
 from vl2.process.cutter import Cutter, make_cutter
+from vl2.process.grounding import GROUNDING, REF
 from vl2.process.image import ImageOptions, ImageSource, open_image
 from vl2.process.messages import released_prompt, to_turns
 from vl2.process.pixels import CutImage, cut, normalize_pixels
@@ -261,7 +262,17 @@ class Processor:
             pad_id=self.tokenizer.pad_id,
             answers=tuple(row.answers),
             name=name,
+            hides_leading_boxes=self.config.hides_leading_boxes and _asks_without_tags(row.ids, self.tokenizer),
         )
+
+
+def _asks_without_tags(ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Tell whether a prompt has a question, and the last one has neither ref nor grounding tags."""
+    if not tokenizer.has_roles or tokenizer.user_id not in ids:
+        return False
+    tags = {tokenizer.special_ids[tag] for tag in (REF, GROUNDING)}
+    last = len(ids) - 1 - list(reversed(ids)).index(tokenizer.user_id)
+    return tags.isdisjoint(ids[last:])
 
 
 def kind_of_folder(folder: Path) -> ModelKind:
