@@ -21,7 +21,6 @@ BoxPx = tuple[float, float, float, float]
 SCALE = 999
 
 REF, END_REF, DET, END_DET = "<|ref|>", "<|/ref|>", "<|det|>", "<|/det|>"
-GROUNDING = "<|grounding|>"  # before a question whose answer shall have boxes
 
 # Repeats are bounded and not nested, so that matching takes linear time on any text.
 _NUMBER = r"\s{0,9}(\d{1,4})\s{0,9}"

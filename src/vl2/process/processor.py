@@ -22,14 +22,13 @@ from vl2.model_kind import ModelKind, answer_window, model_kind
 from vl2.process.chat_template import TokenRow, tokenize_prompt, tokenize_turns
 from vl2.process.conversation import ImageRef, Turn
 from vl2.process.cutter import Cutter, make_cutter
-from vl2.process.grounding import GROUNDING, REF
 from vl2.process.image import ImageOptions, ImageSource, open_image
 from vl2.process.messages import released_prompt, to_turns
 from vl2.process.pixels import CutImage, cut, normalize_pixels
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
 from vl2.process.tiling import Size, Tiling
-from vl2.process.tokenizer import Tokenizer
+from vl2.process.tokenizer import GROUNDING, Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +266,10 @@ class Processor:
 
 
 def _asks_without_tags(ids: Sequence[int], tokenizer: Tokenizer) -> bool:
-    """Tell whether a prompt has a question, and the last one has neither ref nor grounding tags."""
+    """Tell whether a prompt has a question, and the last one has no grounding tags."""
     if not tokenizer.has_roles or tokenizer.user_id not in ids:
         return False
-    tags = {tokenizer.special_ids[tag] for tag in (REF, GROUNDING)}
+    tags = {tokenizer.special_ids[tag] for tag in GROUNDING}
     last = len(ids) - 1 - list(reversed(ids)).index(tokenizer.user_id)
     return tags.isdisjoint(ids[last:])
 
