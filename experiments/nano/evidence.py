@@ -31,7 +31,6 @@ image with newlines and the separator.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -181,9 +180,7 @@ class _Finder:
             self._bind(looked_at, [labeled for labeled in pointed if labeled not in looked_at])
             groups = [group for labeled in looked_at for group in self._shown(labeled)]
             found.update((token, [*groups, [0]]) for token in answer[:-1])
-        numbers = [str(number) for number in range(1, len(given) + 1)]
-        counts = is_counted and bool(given) and [labeled.label for labeled in given] == numbers
-        return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer, counts=counts))
+        return found | dict(self._read(read, answer, text)) | dict(self._told(given, answer))
 
     def bound(self) -> dict[int, list[list[int]]]:
         """Return what the tokens that show things rest on, of all turns so far."""
@@ -236,28 +233,21 @@ class _Finder:
             if groups:
                 yield token - 1, groups
 
-    def _told(self, given: Sequence[Labeled], answer: range, *, counts: bool) -> Iterator[Rests]:
-        """Yield the tokens of the boxes that an answer gives, from the last of the name before them.
-
-        If the boxes count, what ends one rests on what the next one shows, and the end of the last on the first token.
-        """
-        remaining, depth, is_box, number = deque(given), 0, False, -1
+    def _told(self, given: Sequence[Labeled], answer: range) -> Iterator[Rests]:
+        """Yield the tokens of the boxes that an answer gives, from the last of the name before them."""
+        remaining, depth, is_box, number = iter(given), 0, False, -1
         labeled: Labeled | None = None
         open_ref, close_ref = (self._tokenizer.special_ids[tag] for tag in ("<|ref|>", "<|/ref|>"))
         close_det = self._tokenizer.special_ids["<|/det|>"]
         for token in answer:
             id = self._ids[token]
             if id == open_ref:
-                labeled, number, is_box = remaining.popleft() if remaining else None, -1, False
-                if counts and labeled is not None:
-                    yield token, self._shown(labeled)
+                labeled, number, is_box = next(remaining, None), -1, False
                 continue
             if labeled is None:
                 continue
             if id == close_det:
                 labeled = None
-                if counts:
-                    yield token, self._shown(remaining[0]) if remaining else [[0]]
                 continue
             if id == close_ref:
                 is_box, depth = True, 0

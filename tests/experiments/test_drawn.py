@@ -259,17 +259,6 @@ def test_what_is_not_there_often_has_a_form_and_a_color_that_are(inputs: str) ->
     assert crossed > 0.15 * absent  # without crossed scenes and questions: one in twenty
 
 
-def test_boxes_are_numbered_before_a_count_where_that_is_wished(inputs: str) -> None:
-    for record in records(Scenes(inputs=inputs, tasks=("count",), numbers_boxes=True), 20):
-        for message in record.messages[1::2]:
-            *numbered, said = re.split(r"\{box:(\d+)\}", message.parts[0].text or "")
-            given = [record.objects[int(number)] for number in numbered[1::2]]
-            assert said == str(len(given))
-            assert [labeled.label for labeled in given] == [str(n + 1) for n in range(len(given))]
-            (shown,) = (record.objects[index] for index in message.evidence)
-            assert [box for labeled in given for box in labeled.boxes_px] == list(shown.boxes_px)
-
-
 def test_counts_and_boxes_of_a_scene_agree(inputs: str) -> None:
     counted = set[int]()
     for record in records(Scenes(inputs=inputs, languages=("en",), tasks=("count",)), 80):

@@ -143,29 +143,6 @@ def test_a_count_rests_on_each_that_it_counts_and_on_the_first_token() -> None:
     assert found[absent] == [{0}], "what is not there rests on the first token alone"
 
 
-def test_a_count_that_points_first_finds_one_thing_after_the_other() -> None:
-    composed = scene(("blue tree", "blue tree", "grey circle"))
-    draft = Draft(language="en")
-    draft.picture(composed.image)
-    trees = composed.boxes("en", "blue tree")
-    first, second = (draft.box(str(number), [box]) for number, box in enumerate(trees, start=1))
-    draft.ask("How many blue trees?", f"{first}{second}2", [draft.show("blue trees", trees)])
-    sample, evidence = sampled(closed(draft))
-    found, ids = groups_by_token(evidence), sample.input_ids.tolist()
-    opens, closes = (
-        [place for place, id in enumerate(ids) if id == TOKENIZER.special_ids[tag]] for tag in ("<|ref|>", "<|/det|>")
-    )
-    assert TOKENIZER.decode(ids[closes[-1] + 1 : -1]) == "2"
-    slots = set(sample.image_mask.nonzero().flatten().tolist())
-    each = [found[place] for place in opens]
-    assert all(len(groups) == 1 and groups[0] <= slots for groups in each)
-    assert not each[0][0] & each[1][0], "each box rests on its own thing"
-    for start, stop, groups in zip(opens, closes, each, strict=True):
-        assert all(found[token] == groups for token in range(start, stop))
-    assert found[closes[0]] == each[1], "the end of a box rests on the next thing"
-    assert found[closes[1]] == [{0}], "and on the first token where there is none"
-
-
 @pytest.mark.parametrize(
     "source",
     [

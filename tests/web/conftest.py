@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,7 @@ def browser(driver: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def nano_processor() -> Processor:
-    made = Processor.from_folder(locate_checkpoint("nano"))
-    return replace(made, config=replace(made.config, hides_leading_boxes=True))
+    return Processor.from_folder(locate_checkpoint("nano"))
 
 
 @pytest.fixture(scope="session")

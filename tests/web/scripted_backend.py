@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from vl2.infer.answer_stream import AnswerStream
 from vl2.infer.engine.request import Output
 from vl2.process.processor import Processor
 from vl2.serve.backend import GenerationRequest, Timing
@@ -46,30 +45,29 @@ class ScriptedBackend:
             raise self.error
         text = self.later if self.requests and self.later is not None else self.text
         self.requests += requests
-        return ScriptedAnswers(self, text, hides_leading_boxes=requests[0].sample.hides_leading_boxes)
+        return ScriptedAnswers(self, text)
 
     def numbers(self) -> dict[str, float]:
         return {}
 
 
 class ScriptedAnswers:
-    def __init__(self, backend: ScriptedBackend, text: str, *, hides_leading_boxes: bool) -> None:
+    def __init__(self, backend: ScriptedBackend, text: str) -> None:
         self._backend = backend
         self._text = text
-        self._hides_leading_boxes = hides_leading_boxes
         self._is_closed = False
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
         backend = self._backend
         tokenizer = backend.processor.tokenizer
-        stream = AnswerStream(tokenizer, (), hides_leading_boxes=self._hides_leading_boxes)
+        stream = tokenizer.stream()
         for count, token_id in enumerate(tokenizer.encode(self._text)):
             while count == backend.pause_after and not backend.may_go_on:
                 if self._is_closed:
                     return
                 await asyncio.sleep(0.005)
             yield 0, Output(token_id=token_id, piece=stream.push(token_id))
-        yield 0, Output(token_id=tokenizer.eos_id, piece=stream.finish(), finish_reason="stop")
+        yield 0, Output(token_id=tokenizer.eos_id, piece=stream.flush(), finish_reason="stop")
 
     def close(self) -> None:
         self._backend.num_closed += not self._is_closed

@@ -83,18 +83,6 @@ def test_boxes_lie_at_the_right_pixels_of_the_picture(page: Any, backend: Script
     assert page.locator(".box-label").all_inner_texts() == ["sky", "grass", "grass"]
 
 
-def test_a_count_shows_what_the_model_pointed_at(page: Any, backend: ScriptedBackend, picture: Path):
-    backend.text = "<|ref|>stars<|/ref|><|det|>[[100, 200, 500, 480], [700, 600, 800, 640]]<|/det|>2"
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    add(page, picture)
-    ask(page, "How many stars are there?")
-    assert answer_text(page).split() == ["2", "stars"]
-    assert page.locator(".box-label").all_inner_texts() == ["stars", "stars"]
-    page.click("text=Copy text")
-    page.wait_for_selector("#toast.shown")
-    assert page.evaluate("navigator.clipboard.readText()") == "2"
-
-
 def test_words_and_boxes_light_each_other_up(page: Any, backend: ScriptedBackend, picture: Path):
     backend.text = GROUNDED
     add(page, picture)

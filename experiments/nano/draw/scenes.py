@@ -48,7 +48,6 @@ class Scenes(NanoSource):
     tasks_known: ClassVar[tuple[str, ...]] = ("presence", "count", "colour", "side", "unknown", "place", "caption")
 
     kinds_of: str = "shapes"
-    numbers_boxes: bool = False  # before an answer says how many there are
 
     def pool(self) -> tuple[Kind, ...]:
         if self.kinds_of == "shapes":
@@ -62,7 +61,7 @@ class Scenes(NanoSource):
             raise Dropped("nothing found room")
         draft = Draft(language=language, traits={"objects": str(len(composed.placed))})
         draft.picture(composed.image)
-        asker = _Asker(draft, composed, self.pool(), rng, numbers_boxes=self.numbers_boxes)
+        asker = _Asker(draft, composed, self.pool(), rng)
         wanted = self.tasks or self.tasks_known
         if wanted == ("place",):
             asker.places()
@@ -107,17 +106,8 @@ def _crossed(pool: tuple[Kind, ...], rng: random.Random) -> list[Kind]:
 class _Asker:
     """Adds questions about a scene to a draft, none twice."""
 
-    def __init__(
-        self,
-        draft: Draft,
-        composed: Composed,
-        pool: tuple[Kind, ...],
-        rng: random.Random,
-        *,
-        numbers_boxes: bool = False,
-    ) -> None:
+    def __init__(self, draft: Draft, composed: Composed, pool: tuple[Kind, ...], rng: random.Random) -> None:
         self.draft, self.composed, self.pool, self.rng = draft, composed, pool, rng
-        self._numbers_boxes = numbers_boxes
         self.language = draft.language
         self._asked = set[str]()
 
@@ -178,7 +168,8 @@ class _Asker:
             noun = self.rng.choice(OBJECTS[self.language])
             question = phrase("count_all", self.language, self.rng)
             said = next((noun for noun in OBJECTS[self.language] if noun in question), noun)
-            self._ask_count(question, said, sorted(thing.box for thing in self.composed.placed))
+            shown = self.draft.show(said, sorted(thing.box for thing in self.composed.placed))
+            self._ask(question, str(len(self.composed.placed)), [shown])
         elif chosen < 0.5 and self.composed.kinds()[0].color:
             for color in dict.fromkeys(kind.color for kind in self.composed.kinds()):
                 boxes = sorted(thing.box for thing in self.composed.placed if thing.kind.color == color)
@@ -193,13 +184,7 @@ class _Asker:
 
     def _count(self, name: str, noun: str, boxes: list[BoxPx], measure: str) -> None:
         question = phrase("count", self.language, self.rng, noun=noun, measure=measure)
-        self._ask_count(question, noun, boxes)
-
-    def _ask_count(self, question: str, noun: str, boxes: list[BoxPx]) -> None:
-        """Ask for a number. Before it is said, the boxes of what is counted may be numbered from left to right."""
-        numbered = list(enumerate(boxes, start=1)) if self._numbers_boxes else []
-        counted = "".join(self.draft.box(str(number), [box]) for number, box in numbered)
-        self._ask(question, f"{counted}{len(boxes)}", [self.draft.show(noun, boxes)])
+        self._ask(question, str(len(boxes)), [self.draft.show(noun, boxes)])
 
     def colors(self) -> None:
         """Ask for the color of what has a name, and for the name of what has a color, where one fits."""

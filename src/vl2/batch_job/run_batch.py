@@ -131,7 +131,7 @@ class _BatchRun:
         except UserError as error:
             self._fail(work, error)
             return
-        work.builder = ReplyBuilder(sample, self.vlm.processor)
+        work.builder = ReplyBuilder(sample, self.vlm.processor.kind)
         work.constraint = request.options.constraint
         working[task] = work
         scheduler.add(task)

@@ -72,7 +72,7 @@ def answers(vlm: VLM, protocol: Protocol, items: Iterable[Item], *, batch_size: 
 
 
 def _replies(vlm: VLM, samples: list[Sample], options: GenerateOptions) -> Iterator[tuple[int, Reply]]:
-    builders = [ReplyBuilder(sample, vlm.processor) for sample in samples]
+    builders = [ReplyBuilder(sample, vlm.processor.kind) for sample in samples]
     tokenizer = vlm.processor.tokenizer
     for event in generate(vlm.runner, tokenizer, samples, [options] * len(samples), limits=vlm.limits):
         builders[event.request].add(event)

@@ -70,10 +70,7 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One answer. `text` keeps the grounding tags; `boxes` and `blocks` give their content as data.
-
-    Boxes that the model gives before its words may be left out of `text` (`PreprocessConfig.hides_leading_boxes`).
-    """
+    """One answer. `text` keeps the grounding tags; `boxes` and `blocks` give their content as data."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -83,7 +80,6 @@ class Reply:
     kind: ModelKind = "DeepSeek-VL2"  # the model that answered
     token_probabilities: tuple[float, ...] = ()  # of the token ids, if the request asked for them
     token_ends: tuple[int, ...] = ()  # where the text of each of these tokens ends in `text`
-    leading_boxes: str = ""  # what was left out of `text`, with its tags
 
     @property
     def boxes(self) -> list[Box]:
@@ -102,7 +98,7 @@ class Reply:
         """
         if self.kind != "DeepSeek-VL2":
             return [box for box in self._boxes_of_blocks() if box.image_index == image_index]
-        return boxes_in_pixels(self.leading_boxes + self.text, self.image_sizes, image_index)
+        return boxes_in_pixels(self.text, self.image_sizes, image_index)
 
     def _boxes_of_blocks(self) -> list[Box]:
         first, last = len(self.image_sizes) - self.num_pages, len(self.image_sizes) - 1

@@ -144,7 +144,7 @@ def start_sequence(
     return SequenceState(
         request=request,
         options=options,
-        text=AnswerStream(tokenizer, options.stop, hides_leading_boxes=sample.hides_leading_boxes),
+        text=AnswerStream(tokenizer, options.stop),
         generator=generator,
         seen=set(ids),
         prompt_ids=ids[-window:] if window else (),

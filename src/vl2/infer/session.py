@@ -57,7 +57,7 @@ class Session:
 
         asked = [*self.turns, self._user(text, images)]
         made, sample = make_options(options), self._vlm.processor.encode(asked)
-        builder = ReplyBuilder(sample, self._vlm.processor)
+        builder = ReplyBuilder(sample, self._vlm.processor.kind)
         try:
             for event in self._vlm.sample_events(sample, made):
                 builder.add(event)

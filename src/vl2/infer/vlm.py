@@ -17,7 +17,6 @@ from vl2.checkpoint.resolve import BUILT_IN
 from vl2.dtypes import DTYPES
 from vl2.errors import UserError
 from vl2.files import local_path
-from vl2.infer.answer_stream import hidden_boxes
 from vl2.infer.constraint import Constraint
 from vl2.infer.constraint_boxes import WellFormedBoxes
 from vl2.infer.generate import generate
@@ -35,6 +34,7 @@ from vl2.infer.session import Session
 from vl2.lora.peft_files import merge_adapter
 from vl2.model import VL2
 from vl2.model.int8_cache import AS_MODEL, CacheForm, check_cache
+from vl2.model_kind import ModelKind
 from vl2.process.conversation import Turn, one_question
 from vl2.process.grounding import Box
 from vl2.process.image import ImageOptions, ImageSource, open_image
@@ -304,7 +304,7 @@ class VLM:
             with_probabilities=[r.with_probabilities for r in items],
             is_cancelled=is_cancelled,
         )
-        collected = [ReplyBuilder(sample, self.processor) for sample in samples]
+        collected = [ReplyBuilder(sample, self.processor.kind) for sample in samples]
         for event in events:
             collected[event.request].add(event)
         return [builder.build() for builder in collected]
@@ -324,8 +324,8 @@ class VLM:
 class ReplyBuilder:
     """Collect the events of one request into a Reply."""
 
-    def __init__(self, sample: Sample, processor: Processor) -> None:
-        self._sample, self._processor = sample, processor
+    def __init__(self, sample: Sample, kind: ModelKind = "DeepSeek-VL2") -> None:
+        self._sample, self._kind = sample, kind
         self._pieces: list[str] = []
         self._ids: list[int] = []
         self._probabilities: list[float] = []
@@ -358,10 +358,9 @@ class ReplyBuilder:
                 completion_tokens=len(self._ids),
             ),
             image_sizes=self._sample.image_sizes,
-            kind=self._processor.kind,
+            kind=self._kind,
             token_probabilities=tuple(self._probabilities),
             token_ends=tuple(min(max(0, end - num_before), len(text)) for end in self._ends),
-            leading_boxes=hidden_boxes(self._sample, self._processor.tokenizer, self._ids),
         )
 
 
@@ -391,7 +390,7 @@ class ReplyStream(Iterator[str]):
     def _generate(self, vlm: VLM, ask: Callable[[], list[Turn]], options: OptionFields) -> Generator[str]:
         made = make_options(options)
         sample = vlm.processor.encode(ask())
-        self._builder = ReplyBuilder(sample, vlm.processor)
+        self._builder = ReplyBuilder(sample, vlm.processor.kind)
         for event in vlm.sample_events(sample, made):
             self._builder.add(event)
             if event.piece:

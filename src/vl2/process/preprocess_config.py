@@ -26,7 +26,6 @@ _DEFAULTS: dict[str, Any] = {
     "mask_prompt": True,
     "ignore_id": IGNORE_ID,
     "image_scale": 1.0,
-    "hides_leading_boxes": False,
 }
 
 # Keys with only one supported value. Others would change the tokens, and no released checkpoint has them.
@@ -58,9 +57,6 @@ class PreprocessConfig:
     mask_prompt: bool  # kept for writing the file; `encode` takes it as an argument
     ignore_id: int
     image_scale: float = 1.0  # canvases are chosen as for images so many times as large; no released file has it
-    # Boxes before the words of an answer stay out of its text, unless the question has a ref or grounding tag: a model
-    # that counts points at things first. No released file has it.
-    hides_leading_boxes: bool = False
     source: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,8 +68,6 @@ class PreprocessConfig:
         for key in ("patch_size", "downsample_ratio"):
             if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
                 raise UserError(f"{key} must be a whole number of at least 1, got {getattr(self, key)!r}")
-        if not isinstance(self.hides_leading_boxes, bool):
-            raise UserError(f"hides_leading_boxes must be true or false, got {self.hides_leading_boxes!r}")
         if not 0 < self.image_scale <= MOST_IMAGE_SCALE:
             raise UserError(f"image_scale must be above 0 and at most {MOST_IMAGE_SCALE}, got {self.image_scale}")
         tile = self.tile_px
@@ -122,7 +116,6 @@ class PreprocessConfig:
             mask_prompt=bool(filled["mask_prompt"]),
             ignore_id=filled["ignore_id"],
             image_scale=_number(filled["image_scale"], "image_scale"),
-            hides_leading_boxes=filled["hides_leading_boxes"],
             source=values,
         )
 

@@ -28,7 +28,7 @@ from vl2.process.pixels import CutImage, cut, normalize_pixels
 from vl2.process.preprocess_config import PreprocessConfig
 from vl2.process.sample import Sample
 from vl2.process.tiling import Size, Tiling
-from vl2.process.tokenizer import GROUNDING, Tokenizer
+from vl2.process.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,17 +261,7 @@ class Processor:
             pad_id=self.tokenizer.pad_id,
             answers=tuple(row.answers),
             name=name,
-            hides_leading_boxes=self.config.hides_leading_boxes and _asks_without_tags(row.ids, self.tokenizer),
         )
-
-
-def _asks_without_tags(ids: Sequence[int], tokenizer: Tokenizer) -> bool:
-    """Tell whether a prompt has a question, and the last one has no grounding tags."""
-    if not tokenizer.has_roles or tokenizer.user_id not in ids:
-        return False
-    tags = {tokenizer.special_ids[tag] for tag in GROUNDING}
-    last = len(ids) - 1 - list(reversed(ids)).index(tokenizer.user_id)
-    return tags.isdisjoint(ids[last:])
 
 
 def kind_of_folder(folder: Path) -> ModelKind:

@@ -36,7 +36,6 @@ class Sample:
     overviews: Tensor | None = None  # float32 [J, 3, B, B]; overviews that are not tiles
     answers: tuple[tuple[int, int], ...] = ()  # (start, stop) of each answer that ends with eos, in order
     name: str = ""  # for messages: a record's id, a file, a request
-    hides_leading_boxes: bool = False  # in the text of the answer that follows; as in PreprocessConfig
 
     def __post_init__(self) -> None:
         length = len(self.input_ids)

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vl2.infer.answer_stream import hidden_boxes
 from vl2.infer.engine.request import Output
 from vl2.infer.reply import Reply, Usage
 from vl2.infer.sampling import GenerateOptions
@@ -95,7 +94,6 @@ class AnswerText:
             ),
             image_sizes=self.sample.image_sizes,
             kind=self.processor.kind,
-            leading_boxes=hidden_boxes(self.sample, self.processor.tokenizer, self.token_ids),
         )
 
     def box_fields(self) -> dict[str, Any]:

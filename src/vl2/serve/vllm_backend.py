@@ -179,11 +179,7 @@ class _AnswerReader:
     def __init__(self, request: GenerationRequest, processor: Processor) -> None:
         self._options, self._num_logprobs = request.options, request.num_logprobs
         self._tokenizer = processor.tokenizer
-        self._text = AnswerStream(
-            processor.tokenizer,
-            request.options.stop,
-            hides_leading_boxes=request.sample.hides_leading_boxes,
-        )
+        self._text = AnswerStream(processor.tokenizer, request.options.stop)
         self._ids: list[int] = []
         self.stopped_early = False  # by a stop string or a repetition, so vLLM must be told to abort
 

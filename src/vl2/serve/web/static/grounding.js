@@ -59,19 +59,6 @@ export function readAnswer(text, { isComplete = true, hasBlocks = false } = {}) 
   };
 }
 
-/**
- * Return an answer with mentions of boxes that its text leaves out: a model that counts points at things first.
- * `boxes` are as the API gives them. The mentions stand after the words.
- */
-export function withPointedAt(answer, boxes) {
-  if (answer.mentions.length || !boxes.length) return answer;
-  const byLabel = new Map();
-  for (const { label, xyxy_999: box } of boxes) byLabel.set(label, [...(byLabel.get(label) ?? []), box]);
-  const mentions = [...byLabel].map(([label, all]) => ({ label, boxes: all, page: 0 }));
-  const marks = mentions.map((_, index) => ` \uE000${index}\uE001`).join("");
-  return { ...answer, markdown: answer.markdown + marks, mentions };
-}
-
 /** Put a mention in the place of the words that name it, or at the end where none do. */
 function addMention(mentions, parts, label, boxes, page, hasBlocks) {
   const around = hasBlocks ? "\n\n" : "";

@@ -4,7 +4,7 @@ import { blockElement, BoxedPicture, colorsOf, drawPng, linkMentions, mentionEle
 import { make, save, toast } from "./dom.js";
 import { readObject, toCsv } from "./extraction.js";
 import { extractionElement, mentionsOf } from "./extraction_view.js";
-import { plainText, readAnswer, withPointedAt } from "./grounding.js";
+import { plainText, readAnswer } from "./grounding.js";
 import { say } from "./i18n.js";
 import { MarkdownView } from "./markdown.js";
 import { openDocument } from "./document_view.js";
@@ -59,8 +59,7 @@ export class TurnView {
       this.pictures = this.conversation.picturesOf(this.turn, this.turn.pictures.length || 1);
       this.text.replaceChildren(...(answer.text ? [extractionElement(answer)] : []));
     } else {
-      const read = readAnswer(answer.text, { isComplete: answer.isDone, hasBlocks });
-      const { markdown, mentions, numPages } = hasBlocks ? read : withPointedAt(read, answer.boxes ?? []);
+      const { markdown, mentions, numPages } = readAnswer(answer.text, { isComplete: answer.isDone, hasBlocks });
       this.mentions = mentions;
       this.pictures = this.conversation.picturesOf(this.turn, numPages);
       this.colors = colorsOf(mentions);
