@@ -108,11 +108,19 @@ def test_dtype_and_device_are_honoured(dtype: str | torch.dtype) -> None:
         ({"dtype": "float13"}, "dtype must be"),
         ({"attn_implementation": "eager"}, "attn_implementation must be 'sdpa'"),
         ({"nonsense": 1}, "does not take nonsense"),
+        ({"subfolder": "other"}, "does not take subfolder"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         VL2ForCausalLM.from_pretrained(CHECKPOINTS / "tiny", **options)
+
+
+def test_options_that_ask_for_nothing_are_accepted() -> None:
+    """The Auto classes of transformers 5.25 pass subfolder="" where nobody gave a folder."""
+    options = {"subfolder": "", "quantization_config": None, "force_download": False}
+    assert isinstance(VL2ForCausalLM.from_pretrained(CHECKPOINTS / "tiny", **options), VL2ForCausalLM)
+    assert isinstance(VL2Processor.from_pretrained(CHECKPOINTS / "tiny", **options), VL2Processor)
 
 
 def test_no_code_of_a_checkpoint_runs_even_where_it_is_trusted(tmp_path: Path) -> None:

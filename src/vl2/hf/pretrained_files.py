@@ -23,8 +23,11 @@ _IGNORED = frozenset(
 
 
 def refuse_unknown(call: str, options: Mapping[str, Any]) -> None:
-    """Raise UserError for an option that has no effect here, unless its value is None or False."""
-    unknown = [name for name, value in options.items() if value not in (None, False) and name not in _IGNORED]
+    """Raise UserError for an option that has no effect here, unless its value is None, False or empty text.
+
+    The Auto classes of transformers pass options that nobody asked for, such as subfolder="".
+    """
+    unknown = [name for name, value in options.items() if value not in (None, False, "") and name not in _IGNORED]
     if unknown:
         raise UserError(f"{call} does not take {', '.join(unknown)}")
 
